@@ -1,14 +1,21 @@
-// Compiles the project into dist/ and copies what the compiler leaves out.
+// Compiles src, drivers, test and bench into dist/ (or --out DIR, so that several builds can live side by side).
 import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
+const { values } = parseArgs({ options: { out: { type: 'string', default: 'dist' } } });
 const root = fileURLToPath(new URL('..', import.meta.url));
-rmSync(new URL('../dist', import.meta.url), { recursive: true, force: true });
-execFileSync(process.execPath, [`${root}node_modules/typescript/bin/tsc`, '-p', `${root}tsconfig.json`], {
-  stdio: 'inherit',
-});
+const out = `${root}${values.out}`;
+rmSync(out, { recursive: true, force: true });
+execFileSync(
+  process.execPath,
+  [`${root}node_modules/typescript/bin/tsc`, '-p', `${root}tsconfig.json`, '--outDir', out],
+  {
+    stdio: 'inherit',
+  },
+);
 for (const bin of ['layerd', 'layerctl']) {
-  const path = `${root}dist/src/${bin}.js`;
+  const path = `${out}/src/${bin}.js`;
   if (existsSync(path)) chmodSync(path, 0o755);
 }

@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config';
+
+// The tests are compiled with the product and run on the compiled files: worker threads and the two programs are then
+// the ones that users get. LAYERD_DIST names another build than dist/.
+const dist = process.env.LAYERD_DIST ?? 'dist';
+
+export default defineConfig({
+  test: {
+    include: [`${dist}/test/**/*.test.js`],
+    exclude: ['node_modules/**'],
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+  },
+});
