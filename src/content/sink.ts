@@ -1,0 +1,43 @@
+import type { ByteString } from '../core/bytes.js';
+import type { TarEntry } from '../tar/entry.js';
+import type { LayerNode, LayerStep, LayerTree } from './layer-tree.js';
+
+/** Attributes that an implied directory takes from the layers below. */
+export interface InheritedDirectory {
+  path: ByteString;
+  mode: number;
+  uid: number;
+  gid: number;
+  mtime: { sec: number; nsec: number };
+  xattrs: ReadonlyMap<ByteString, Buffer> | null;
+}
+
+/** What is known of a layer when its last byte has gone through. */
+export interface StoredFacts {
+  /** Allocated bytes and inodes of `l/DIR`. */
+  disk: number;
+  inodes: number;
+}
+
+/**
+ * Takes one layer while its bytes stream by; made by a driver, driven by ingest(). Calls come in the order of the tar:
+ * for every chunk first `bytes(chunk)`, then, for what the chunk completes, `step`, `payload`…, `payloadEnd`.
+ * Exactly one of `commit` and `abort` ends it.
+ */
+export interface LayerSink {
+  /** Every byte of the uncompressed tar. The chunk is the sink's until the promise is done (undefined: done now). */
+  bytes(chunk: Buffer): Promise<void> | undefined;
+  /** One entry, resolved. Payload follows if `step.node` is a regular file's new node or the step is 'ignore' with stored bytes. */
+  step(step: LayerStep, entry: TarEntry): void;
+  payload(chunk: Buffer): void;
+  payloadEnd(): void;
+  /**
+   * The tar is whole and its digests are right: complete the layer, write `catalog` into its directory, make all of it
+   * durable. `catalog` is the finished catalog file.
+   */
+  commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts>;
+  /** Leaves nothing behind (best effort: recovery removes what a crash leaves). */
+  abort(): Promise<void>;
+}
+
+export type { LayerNode, LayerStep, LayerTree };

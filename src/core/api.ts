@@ -1,0 +1,117 @@
+/**
+ * What a door may ask of the engine. Doors know protocols and this interface; nothing else of the house. Calls throw
+ * LayerdError. References to images are refs (normalised as Docker does), image ids or their unique prefixes;
+ * containers are named by id, unique id prefix or name. Everything may be retried safely.
+ */
+import type { Digest } from './digest.js';
+import type {
+  ArchiveFormat,
+  Change,
+  CheckOptions,
+  CheckReport,
+  CommitOptions,
+  CommitResult,
+  ContainerDetail,
+  ContainerSummary,
+  CreateContainerOptions,
+  DiskReport,
+  EngineEvent,
+  GcOptions,
+  GcReport,
+  HistoryRow,
+  ImageDetail,
+  ImageSummary,
+  Info,
+  LayerSummary,
+  LayerTreeNode,
+  Lease,
+  LoadResult,
+  MountInstruction,
+  MountResult,
+  Platform,
+  Progress,
+  RemovedImage,
+  Usage,
+  WhyReport,
+} from './words.js';
+
+export type OnProgress = (progress: Progress) => void;
+
+/**
+ * Where an archive comes from: a stream, read once; or a file or directory (OCI layout) that the daemon opens by
+ * itself, so that layers are read in parallel and those that are present are not read at all. `path` may be
+ * /proc/PID/fd/N of a client that has it open.
+ */
+export type ArchiveInput = { stream: AsyncIterable<Buffer>; size: number | null } | { path: string };
+
+export interface LoadOptions {
+  /** Which of several platforms; the machine's own by default. */
+  platform?: Platform;
+  allPlatforms?: boolean;
+  /** Names the image, where the archive holds exactly one. */
+  ref?: string;
+}
+
+export interface SaveOptions {
+  refs: string[];
+  format: ArchiveFormat;
+}
+
+export interface EngineApi {
+  info(): Promise<Info>;
+  /** Quick: true as long as database and workers answer. */
+  health(): Promise<{ ok: boolean; problems: string[] }>;
+  /** Prometheus text format. */
+  metrics(): Promise<string>;
+
+  load(input: ArchiveInput, options: LoadOptions, progress: OnProgress, signal: AbortSignal): Promise<LoadResult>;
+  /** The archive as a tar stream. Throws before the first byte if a ref is unknown. `notice` says when the manifest digest differs. */
+  save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }>;
+  images(): ImageSummary[];
+  image(name: string): ImageDetail;
+  history(name: string): HistoryRow[];
+  tag(source: string, target: string): Promise<ImageSummary>;
+  removeImage(name: string, options: { force?: boolean }): Promise<RemovedImage>;
+
+  layers(): LayerSummary[];
+  layer(digestOrPrefix: string): LayerSummary;
+  layerTree(): LayerTreeNode[];
+  /** The uncompressed tar of a layer, bit for bit. */
+  layerTar(
+    digestOrPrefix: string,
+    signal: AbortSignal,
+  ): Promise<{ stream: AsyncIterable<Buffer>; size: number; diffId: Digest }>;
+
+  createContainer(image: string, options: CreateContainerOptions): Promise<ContainerSummary>;
+  containers(): ContainerSummary[];
+  container(name: string): ContainerDetail;
+  mount(name: string): Promise<MountResult>;
+  mountInstructions(name: string): Promise<MountInstruction[]>;
+  unmount(name: string, options: { force?: boolean }): Promise<{ mounts: number }>;
+  removeContainer(name: string, options: { force?: boolean }): Promise<{ id: string }>;
+  changes(name: string, signal: AbortSignal): Promise<AsyncIterable<Change[]>>;
+  diff(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
+  exportContainer(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
+  commit(name: string, options: CommitOptions, progress: OnProgress, signal: AbortSignal): Promise<CommitResult>;
+  usage(name: string): Promise<Usage>;
+
+  gc(options: GcOptions): Promise<GcReport>;
+  check(options: CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<CheckReport>;
+  diskUsage(): Promise<DiskReport>;
+  /** `subject`: image, layer or chain digest, container, or an absolute path below the root. */
+  why(subject: string): Promise<WhyReport>;
+
+  createLease(options: {
+    id?: string;
+    ttlMs?: number;
+    labels?: Record<string, string>;
+    holds?: string[];
+  }): Promise<Lease>;
+  leases(): Lease[];
+  /** Adds what it protects, or moves its expiry. */
+  updateLease(id: string, change: { ttlMs?: number; add?: string[] }): Promise<Lease>;
+  removeLease(id: string): Promise<void>;
+
+  /** Events with a sequence number above `since`; with `follow` it goes on until the signal. */
+  events(since: number, follow: boolean, signal: AbortSignal): AsyncIterable<EngineEvent>;
+}

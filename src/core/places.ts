@@ -1,0 +1,74 @@
+import { join } from 'node:path';
+
+/**
+ * Where things lie. Names below the root are short: clients that mount by option string have one page for all lowers.
+ *
+ *   ROOT/lock            flock of the one daemon
+ *   ROOT/db/             the database
+ *   ROOT/l/DIR/          a stored layer: everything one driver keeps of one layer, self-describing
+ *   ROOT/s/DIR/          a snapshot: upper and work, or a tree
+ *   ROOT/t/DIR/          a tree of a whole chain (drivers that need one), rebuildable
+ *   ROOT/b/HEX           a kept compressed blob
+ *   ROOT/e/              an empty directory, the lowest lower where overlay wants two
+ *   ROOT/trash/NAME      what is to be unlinked
+ *   RUN/l/DIR/           the mount of a layer image
+ *   RUN/m/DIR/           the merged root of a snapshot that we mounted
+ */
+export class Places {
+  readonly root: string;
+  readonly run: string;
+
+  constructor(root: string, run: string) {
+    this.root = root;
+    this.run = run;
+  }
+
+  get lock(): string {
+    return join(this.root, 'lock');
+  }
+  get database(): string {
+    return join(this.root, 'db', 'layerd.db');
+  }
+  get layers(): string {
+    return join(this.root, 'l');
+  }
+  layer(dir: string): string {
+    return join(this.root, 'l', dir);
+  }
+  get snapshots(): string {
+    return join(this.root, 's');
+  }
+  snapshot(dir: string): string {
+    return join(this.root, 's', dir);
+  }
+  get trees(): string {
+    return join(this.root, 't');
+  }
+  tree(dir: string): string {
+    return join(this.root, 't', dir);
+  }
+  get blobs(): string {
+    return join(this.root, 'b');
+  }
+  blob(hex: string): string {
+    return join(this.root, 'b', hex);
+  }
+  get empty(): string {
+    return join(this.root, 'e');
+  }
+  get trash(): string {
+    return join(this.root, 'trash');
+  }
+  get layerMounts(): string {
+    return join(this.run, 'l');
+  }
+  layerMount(dir: string): string {
+    return join(this.run, 'l', dir);
+  }
+  get merged(): string {
+    return join(this.run, 'm');
+  }
+  mergedRoot(dir: string): string {
+    return join(this.run, 'm', dir);
+  }
+}
