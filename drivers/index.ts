@@ -1,0 +1,45 @@
+/** The explicit list of drivers, and how they come together. */
+import { LayerdError } from '../src/core/errors.js';
+import type { Places } from '../src/core/places.js';
+import type { DriverName } from '../src/core/words.js';
+import { copyDriver } from './copy/driver.js';
+import type { Driver, DriverModule, DriverOptions, ProbeResult, StoredLayer } from './driver.js';
+import { erofsDriver } from './erofs/driver.js';
+import { overlay2Driver } from './overlay2/driver.js';
+
+/** In the order in which `auto` prefers them. */
+export const DRIVERS: readonly DriverModule[] = [erofsDriver, overlay2Driver, copyDriver];
+
+/** Drivers by name; made when first asked for. */
+export type Drivers = (name: DriverName) => Driver;
+
+export function createDrivers(places: Places, options: DriverOptions): Drivers {
+  const made = new Map<DriverName, Driver>();
+  const byName: Drivers = (name) => {
+    let driver = made.get(name);
+    if (driver === undefined) {
+      driver = moduleOf(name).create({
+        places,
+        options,
+        keeperOf: (layer: StoredLayer) => byName(layer.driver).layers,
+      });
+      made.set(name, driver);
+    }
+    return driver;
+  };
+  return byName;
+}
+
+/** Tries every driver on this machine for these places. */
+export function probeDrivers(places: Places, options: DriverOptions): ({ name: DriverName } & ProbeResult)[] {
+  return DRIVERS.map((module) => ({ name: module.name, ...module.probe(places, options) }));
+}
+
+function moduleOf(name: DriverName): DriverModule {
+  const module = DRIVERS.find((candidate) => candidate.name === name);
+  if (module !== undefined) return module;
+  throw new LayerdError('DRIVER_UNAVAILABLE', `there is no driver named ${name}`, {
+    details: { driver: name, known: DRIVERS.map((candidate) => candidate.name) },
+    hint: 'Choose one of the known drivers, or auto.',
+  });
+}

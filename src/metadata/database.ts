@@ -1,0 +1,73 @@
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync } from 'node:fs';
+import { dirname } from 'node:path';
+import Database from 'better-sqlite3';
+import { LayerdError } from '../core/errors.js';
+import { MIGRATIONS } from './schema.js';
+import { sqlError } from './sql.js';
+
+const BUSY_MS = 10_000;
+
+/** Since when a candidate of garbage collection is one: now, or since its cause was (see operations/collect.ts). */
+export const candidateClock = { since: null as number | null };
+
+/**
+ * The writing connection, migrated to the present schema. There is one per store, in the writer's thread.
+ * synchronous=FULL: a commit is on disk before it is acknowledged.
+ */
+export function openWriter(path: string): Database.Database {
+  const fresh = !existsSync(path);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  try {
+    const db = new Database(path);
+    db.pragma(`busy_timeout = ${BUSY_MS}`);
+    db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = FULL');
+    db.pragma('foreign_keys = ON');
+    db.function('candidate_since', () => candidateClock.since ?? Date.now());
+    migrate(db);
+    if (fresh) syncDirectories(path);
+    return db;
+  } catch (thrown) {
+    throw sqlError(thrown);
+  }
+}
+
+/** A connection for queries, anywhere. The database must exist. */
+export function openReader(path: string): Database.Database {
+  try {
+    const db = new Database(path, { readonly: true, fileMustExist: true });
+    db.pragma(`busy_timeout = ${BUSY_MS}`);
+    return db;
+  } catch (thrown) {
+    throw sqlError(thrown);
+  }
+}
+
+function migrate(db: Database.Database): void {
+  const version = Number(db.pragma('user_version', { simple: true }));
+  if (version > MIGRATIONS.length) {
+    throw new LayerdError('STORE_NEWER', `the store has schema ${version}, this layerd knows ${MIGRATIONS.length}`, {
+      details: { found: version, expected: MIGRATIONS.length },
+      hint: 'Use the layerd that wrote the store, or a newer one; nothing was changed.',
+    });
+  }
+  for (const [index, migration] of MIGRATIONS.entries()) {
+    if (index < version) continue;
+    db.transaction(() => {
+      db.exec(migration);
+      db.pragma(`user_version = ${index + 1}`);
+    }).immediate();
+  }
+}
+
+/** A new database's name must survive a power cut as its content does. */
+function syncDirectories(path: string): void {
+  for (const directory of [dirname(path), dirname(dirname(path))]) {
+    const fd = openSync(directory, 'r');
+    try {
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+}

@@ -1,0 +1,158 @@
+/**
+ * Garbage collection by candidates. Triggers note what lost a reference and since when; a pass looks at these only, so
+ * its cost follows the garbage and not the store. A candidate that is referenced again is forgotten; one that is not
+ * and has waited for the grace period goes, and what it referred to becomes a candidate since the same moment, so that
+ * a whole chain goes in one pass.
+ */
+import { candidateClock } from '../database.js';
+import type { Digest } from '../../core/digest.js';
+import type { ImageRow, LayerRow, LeaseRow, StoredLayerRow } from '../rows.js';
+import { deleteImage } from './images.js';
+import type { Transaction } from './transaction.js';
+
+export interface CollectArgs {
+  graceMs: number;
+  /** Say what would go, change nothing. */
+  dryRun: boolean;
+}
+
+export interface Collected {
+  leases: string[];
+  images: Digest[];
+  blobs: { digest: Digest; bytes: number }[];
+  layers: { diffId: Digest; dir: string; bytes: number; driver: string; why: string }[];
+}
+
+interface Candidate {
+  kind: 'image' | 'chain' | 'stack' | 'layer';
+  item: number;
+  since: number;
+}
+
+class DryRun extends Error {
+  readonly collected: Collected;
+  constructor(collected: Collected) {
+    super('dry run');
+    this.collected = collected;
+  }
+}
+
+/** Deletes the rows of what nothing references; the directories of `layers` and `blobs` are garbage from then on. */
+export function collect(tx: Transaction, args: CollectArgs): Collected {
+  if (!args.dryRun) return collectRows(tx, args.graceMs);
+  try {
+    tx.sql.db.transaction(() => {
+      throw new DryRun(collectRows(tx, args.graceMs));
+    })();
+  } catch (thrown) {
+    if (thrown instanceof DryRun) return thrown.collected;
+    throw thrown;
+  }
+  throw new Error('unreachable: a dry run always rolls back');
+}
+
+function collectRows(tx: Transaction, graceMs: number): Collected {
+  const collected: Collected = { leases: [], images: [], blobs: [], layers: [] };
+  for (const lease of tx.sql.all<LeaseRow>('SELECT * FROM lease WHERE expires <= ?', tx.now)) {
+    tx.sql.run('DELETE FROM lease WHERE id = ?', lease.id);
+    collected.leases.push(lease.id);
+  }
+  const limit = tx.now - graceMs;
+  try {
+    for (;;) {
+      const candidates = tx.sql.all<Candidate>('SELECT * FROM candidate WHERE since <= ? ORDER BY since', limit);
+      if (candidates.length === 0) return collected;
+      for (const candidate of candidates) {
+        tx.sql.run('DELETE FROM candidate WHERE kind = ? AND item = ?', candidate.kind, candidate.item);
+        candidateClock.since = candidate.since;
+        SWEEP[candidate.kind](tx, candidate.item, collected);
+      }
+    }
+  } finally {
+    candidateClock.since = null;
+  }
+}
+
+const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: Collected) => void> = {
+  image: (tx, id, collected) => {
+    const image = tx.sql.get<ImageRow>(
+      `SELECT * FROM image WHERE id = ?
+       AND NOT EXISTS (SELECT 1 FROM ref WHERE image_id = image.id)
+       AND NOT EXISTS (SELECT 1 FROM container WHERE image_id = image.id)
+       AND NOT EXISTS (SELECT 1 FROM lease_image WHERE image_id = image.id)`,
+      id,
+    );
+    if (image === undefined) return;
+    const sizes = new Map(
+      tx.sql
+        .all<{ digest: Digest; disk: number }>(
+          'SELECT blob.digest, disk FROM blob JOIN image_blob USING (digest) WHERE image_id = ?',
+          id,
+        )
+        .map((row) => [row.digest, row.disk]),
+    );
+    for (const digest of deleteImage(tx, image)) collected.blobs.push({ digest, bytes: sizes.get(digest) ?? 0 });
+    collected.images.push(image.image_id);
+  },
+  chain: (tx, id) => {
+    tx.sql.run(
+      `DELETE FROM chain WHERE id = ?1
+       AND NOT EXISTS (SELECT 1 FROM chain WHERE parent_id = ?1)
+       AND NOT EXISTS (SELECT 1 FROM image WHERE chain_id = ?1)
+       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE chain_id = ?1)`,
+      id,
+    );
+  },
+  stack: (tx, id) => {
+    tx.sql.run(
+      `DELETE FROM stack WHERE id = ?1
+       AND NOT EXISTS (SELECT 1 FROM stack WHERE parent_id = ?1)
+       AND NOT EXISTS (SELECT 1 FROM chain WHERE stack_id = ?1)
+       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE stack_id = ?1)`,
+      id,
+    );
+  },
+  layer: sweepLayer,
+};
+
+/** Copies that no stack uses go: all of them with the layer, or those that another copy makes superfluous. */
+function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
+  const layer = tx.sql.get<LayerRow>('SELECT * FROM layer WHERE id = ?', id);
+  if (layer === undefined) return;
+  const copies = tx.sql.all<StoredLayerRow & { used: number }>(
+    `SELECT *, EXISTS (SELECT 1 FROM stack WHERE stored_layer_id = stored_layer.id) AS used
+     FROM stored_layer WHERE layer_id = ? ORDER BY used DESC, damaged, id DESC`,
+    id,
+  );
+  const needed = tx.sql.get<{ needed: number }>(
+    `SELECT EXISTS (SELECT 1 FROM chain WHERE layer_id = ?1)
+         OR EXISTS (SELECT 1 FROM image_layer WHERE layer_id = ?1)
+         OR EXISTS (SELECT 1 FROM lease_layer WHERE layer_id = ?1) AS needed`,
+    id,
+  );
+  const keepOne = needed?.needed === 1;
+  for (const [position, copy] of copies.entries()) {
+    if (copy.used === 1 || (keepOne && position === 0)) continue;
+    tx.sql.run('DELETE FROM stored_layer WHERE id = ?', copy.id);
+    collected.layers.push({
+      diffId: layer.diff_id,
+      dir: copy.dir,
+      bytes: copy.disk,
+      driver: copy.driver,
+      why: keepOne ? 'another copy serves the layer' : 'no image, container or lease needs it',
+    });
+  }
+  if (keepOne || copies.some((copy) => copy.used === 1)) return;
+  collectBlobs(tx, id, collected);
+  tx.sql.run('DELETE FROM layer WHERE id = ?', id);
+  tx.event('layer.delete', layer.diff_id, { size: layer.size });
+}
+
+function collectBlobs(tx: Transaction, layerId: number, collected: Collected): void {
+  for (const blob of tx.sql.all<{ digest: Digest; disk: number }>(
+    'SELECT digest, disk FROM blob WHERE layer_id = ? AND kept = 1',
+    layerId,
+  )) {
+    collected.blobs.push({ digest: blob.digest, bytes: blob.disk });
+  }
+}

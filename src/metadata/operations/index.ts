@@ -1,0 +1,34 @@
+/** Every operation of the writer, by name. */
+import { extendChain } from './chains.js';
+import { collect } from './collect.js';
+import { addContainer, countMount, removeContainer } from './containers.js';
+import { recordEvent, trimEvents } from './events.js';
+import { addImage, removeImage, tagImage } from './images.js';
+import { addStoredLayer, fixInherited, healStoredLayer, holdPresentLayer, markDamaged } from './layers.js';
+import { addLease, removeInternalLeases, removeLease, updateLease } from './leases.js';
+
+export const operations = {
+  addStoredLayer,
+  holdPresentLayer,
+  markDamaged,
+  healStoredLayer,
+  fixInherited,
+  extendChain,
+  addImage,
+  tagImage,
+  removeImage,
+  addContainer,
+  countMount,
+  removeContainer,
+  addLease,
+  updateLease,
+  removeLease,
+  removeInternalLeases,
+  collect,
+  recordEvent,
+  trimEvents,
+} as const;
+
+export type OperationName = keyof typeof operations;
+export type OperationArgs<K extends OperationName> = Parameters<(typeof operations)[K]>[1];
+export type OperationResult<K extends OperationName> = ReturnType<(typeof operations)[K]>;

@@ -1,0 +1,311 @@
+import { isDigest, type Digest } from '../core/digest.js';
+import type { Lease } from '../core/words.js';
+import { openReader } from './database.js';
+import type {
+  BlobRow,
+  ChainRow,
+  ContainerRow,
+  EventRow,
+  ImageRow,
+  LayerRow,
+  LeaseRow,
+  SnapshotRow,
+  StackedRow,
+} from './rows.js';
+import { Sql } from './sql.js';
+
+const STACKED = `stored_layer.*, layer.diff_id, layer.size, layer.opaque_root
+  FROM stored_layer JOIN layer ON layer.id = stored_layer.layer_id`;
+
+const STACK_WALK = `
+  WITH RECURSIVE walk (id, parent_id, stored_layer_id, depth) AS (
+    SELECT id, parent_id, stored_layer_id, depth FROM stack WHERE id = ?
+    UNION ALL
+    SELECT stack.id, stack.parent_id, stack.stored_layer_id, stack.depth FROM stack JOIN walk ON stack.id = walk.parent_id
+  )`;
+
+/** A container with the snapshot it is. */
+export type ContainerWithSnapshot = ContainerRow & {
+  dir: string;
+  driver: SnapshotRow['driver'];
+  chain_id: number | null;
+  stack_id: number | null;
+  read_only: number;
+  volatile: number;
+  size_limit: number | null;
+  config_digest: Digest;
+};
+
+const CONTAINERS = `
+  SELECT container.*, snapshot.dir, snapshot.driver, snapshot.chain_id, snapshot.stack_id, snapshot.read_only,
+         snapshot.volatile, snapshot.size_limit, image.image_id AS config_digest
+  FROM container
+  JOIN snapshot ON snapshot.id = container.snapshot_id
+  JOIN image ON image.id = container.image_id`;
+
+/** Queries on a read-only connection: what is committed, never what is being written. Readers never wait for the writer. */
+export class MetadataReader {
+  readonly sql: Sql;
+
+  constructor(path: string) {
+    this.sql = new Sql(openReader(path));
+  }
+
+  close(): void {
+    this.sql.db.close();
+  }
+
+  // Layers
+
+  layer(diffId: Digest): LayerRow | undefined {
+    return this.sql.get('SELECT * FROM layer WHERE diff_id = ?', diffId);
+  }
+
+  layers(): LayerRow[] {
+    return this.sql.all('SELECT * FROM layer ORDER BY created, id');
+  }
+
+  /** Layers whose hex digits start so. */
+  layersByPrefix(hexPrefix: string): LayerRow[] {
+    return this.sql.all(
+      'SELECT * FROM layer WHERE diff_id >= ? AND diff_id < ? LIMIT 3',
+      `sha256:${hexPrefix}`,
+      `sha256:${hexPrefix}g`,
+    );
+  }
+
+  /** The whole copies of a layer, the newest first. */
+  storedLayers(layerId: number): StackedRow[] {
+    return this.sql.all(`SELECT ${STACKED} WHERE layer_id = ? ORDER BY damaged, stored_layer.id DESC`, layerId);
+  }
+
+  allStoredLayers(): StackedRow[] {
+    return this.sql.all(`SELECT ${STACKED} ORDER BY stored_layer.id`);
+  }
+
+  storedLayerByDir(dir: string): StackedRow | undefined {
+    return this.sql.get(`SELECT ${STACKED} WHERE dir = ?`, dir);
+  }
+
+  /** Stored layers that no chain lies on, and so no snapshot needs mounted. */
+  isStacked(storedLayerId: number): boolean {
+    return this.sql.get('SELECT 1 FROM stack WHERE stored_layer_id = ?', storedLayerId) !== undefined;
+  }
+
+  blob(digest: Digest): (BlobRow & { diff_id: Digest }) | undefined {
+    return this.sql.get(
+      'SELECT blob.*, layer.diff_id FROM blob JOIN layer ON layer.id = layer_id WHERE digest = ?',
+      digest,
+    );
+  }
+
+  keptBlobs(): (BlobRow & { diff_id: Digest })[] {
+    return this.sql.all('SELECT blob.*, layer.diff_id FROM blob JOIN layer ON layer.id = layer_id WHERE kept = 1');
+  }
+
+  // Chains and stacks
+
+  chain(id: number): ChainRow | undefined {
+    return this.sql.get('SELECT * FROM chain WHERE id = ?', id);
+  }
+
+  chainById(chainId: Digest): ChainRow | undefined {
+    return this.sql.get('SELECT * FROM chain WHERE chain_id = ?', chainId);
+  }
+
+  chains(): (ChainRow & { diff_id: Digest; size: number })[] {
+    return this.sql.all(
+      'SELECT chain.*, layer.diff_id, layer.size FROM chain JOIN layer ON layer.id = chain.layer_id ORDER BY depth, chain.id',
+    );
+  }
+
+  chainsOfLayer(layerId: number): (ChainRow & { parent_chain_id: Digest | null })[] {
+    return this.sql.all(
+      `SELECT chain.*, parent.chain_id AS parent_chain_id
+       FROM chain LEFT JOIN chain AS parent ON parent.id = chain.parent_id WHERE chain.layer_id = ?`,
+      layerId,
+    );
+  }
+
+  /** The stored layers of a stack, bottom first. */
+  stack(stackId: number): StackedRow[] {
+    return this.sql.all(
+      `${STACK_WALK} SELECT stored_layer.*, layer.diff_id, layer.size, layer.opaque_root
+       FROM walk JOIN stored_layer ON stored_layer.id = walk.stored_layer_id
+       JOIN layer ON layer.id = stored_layer.layer_id ORDER BY walk.depth`,
+      stackId,
+    );
+  }
+
+  /** The stacks that snapshots lie on, each once. */
+  snapshotStacks(): { stack_id: number; driver: SnapshotRow['driver'] }[] {
+    return this.sql.all('SELECT DISTINCT stack_id, driver FROM snapshot WHERE stack_id IS NOT NULL');
+  }
+
+  /** Directories of the stored layers that some snapshot lies on. */
+  layersUnderSnapshots(): Set<string> {
+    const dirs = new Set<string>();
+    for (const { stack_id } of this.snapshotStacks()) for (const row of this.stack(stack_id)) dirs.add(row.dir);
+    return dirs;
+  }
+
+  // Images
+
+  imageById(imageId: Digest): ImageRow | undefined {
+    return this.sql.get('SELECT * FROM image WHERE image_id = ?', imageId);
+  }
+
+  imageByRef(name: string): ImageRow | undefined {
+    return this.sql.get('SELECT image.* FROM image JOIN ref ON ref.image_id = image.id WHERE name = ?', name);
+  }
+
+  imageByManifest(digest: Digest): ImageRow | undefined {
+    return this.sql.get('SELECT * FROM image WHERE manifest_digest = ?', digest);
+  }
+
+  imagesByPrefix(hexPrefix: string): ImageRow[] {
+    return this.sql.all(
+      'SELECT * FROM image WHERE image_id >= ? AND image_id < ? LIMIT 3',
+      `sha256:${hexPrefix}`,
+      `sha256:${hexPrefix}g`,
+    );
+  }
+
+  images(): ImageRow[] {
+    return this.sql.all('SELECT * FROM image ORDER BY added DESC, id DESC');
+  }
+
+  refs(imageRow: number): string[] {
+    return this.sql
+      .all<{ name: string }>('SELECT name FROM ref WHERE image_id = ? ORDER BY name', imageRow)
+      .map((row) => row.name);
+  }
+
+  /** The layers of an image, bottom first, with the number of images that have each. */
+  imageLayers(imageRow: number): (LayerRow & { users: number })[] {
+    return this.sql.all(
+      `SELECT layer.*, (SELECT count(DISTINCT image_id) FROM image_layer AS other WHERE other.layer_id = layer.id) AS users
+       FROM image_layer JOIN layer ON layer.id = image_layer.layer_id WHERE image_layer.image_id = ? ORDER BY position`,
+      imageRow,
+    );
+  }
+
+  /** Blob digests of the image's own manifest, in its order, and whether each is kept. */
+  imageBlobs(imageRow: number): { digest: Digest; kept: number }[] {
+    return this.sql.all(
+      `SELECT image_blob.digest, coalesce(kept, 0) AS kept FROM image_blob LEFT JOIN blob USING (digest)
+       WHERE image_id = ? ORDER BY position`,
+      imageRow,
+    );
+  }
+
+  imagesOfLayer(layerId: number): { id: number; image_id: Digest }[] {
+    return this.sql.all(
+      'SELECT DISTINCT image.id, image.image_id FROM image JOIN image_layer ON image_layer.image_id = image.id WHERE layer_id = ?',
+      layerId,
+    );
+  }
+
+  // Containers
+
+  containers(): ContainerWithSnapshot[] {
+    return this.sql.all(`${CONTAINERS} ORDER BY container.created DESC, container.id`);
+  }
+
+  containerById(id: string): ContainerWithSnapshot | undefined {
+    return this.sql.get(`${CONTAINERS} WHERE container.id = ?`, id);
+  }
+
+  containerByName(name: string): ContainerWithSnapshot | undefined {
+    return this.sql.get(`${CONTAINERS} WHERE container.name = ?`, name);
+  }
+
+  containersByPrefix(prefix: string): ContainerWithSnapshot[] {
+    return this.sql.all(`${CONTAINERS} WHERE container.id >= ? AND container.id < ? LIMIT 3`, prefix, `${prefix}g`);
+  }
+
+  containersOfImage(imageRow: number): { id: string; name: string }[] {
+    return this.sql.all('SELECT id, name FROM container WHERE image_id = ?', imageRow);
+  }
+
+  /** Containers whose stack holds the layer. */
+  containersOfLayer(layerId: number): { id: string; name: string }[] {
+    return this.sql.all(
+      `SELECT DISTINCT container.id, container.name FROM container
+       JOIN image_layer ON image_layer.image_id = container.image_id WHERE image_layer.layer_id = ?`,
+      layerId,
+    );
+  }
+
+  snapshots(): SnapshotRow[] {
+    return this.sql.all('SELECT * FROM snapshot ORDER BY id');
+  }
+
+  // Leases, events, the rest
+
+  leases(): Lease[] {
+    return this.sql.all<LeaseRow>('SELECT * FROM lease ORDER BY created').map((row) => ({
+      id: row.id,
+      created: row.created,
+      expires: row.expires,
+      labels: JSON.parse(row.labels) as Record<string, string>,
+      holds: this.leaseHolds(row.id),
+    }));
+  }
+
+  leasesOfLayer(layerId: number): string[] {
+    return this.sql
+      .all<{ lease_id: string }>('SELECT lease_id FROM lease_layer WHERE layer_id = ?', layerId)
+      .map((row) => row.lease_id);
+  }
+
+  leasesOfImage(imageRow: number): string[] {
+    return this.sql
+      .all<{ lease_id: string }>('SELECT lease_id FROM lease_image WHERE image_id = ?', imageRow)
+      .map((row) => row.lease_id);
+  }
+
+  private leaseHolds(id: string): Digest[] {
+    return this.sql
+      .all<{ digest: string }>(
+        `SELECT image.image_id AS digest FROM lease_image JOIN image ON image.id = lease_image.image_id WHERE lease_id = ?1
+         UNION ALL
+         SELECT layer.diff_id FROM lease_layer JOIN layer ON layer.id = lease_layer.layer_id WHERE lease_id = ?1`,
+        id,
+      )
+      .map((row) => row.digest)
+      .filter(isDigest);
+  }
+
+  /** Events after `since`, oldest first, at most `limit`. */
+  events(since: number, limit: number): EventRow[] {
+    return this.sql.all('SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?', since, limit);
+  }
+
+  counts(): { images: number; layers: number; containers: number; leases: number; candidates: number } {
+    const row = this.sql.get<{
+      images: number;
+      layers: number;
+      containers: number;
+      leases: number;
+      candidates: number;
+    }>(
+      `SELECT (SELECT count(*) FROM image) AS images, (SELECT count(*) FROM layer) AS layers,
+              (SELECT count(*) FROM container) AS containers, (SELECT count(*) FROM lease) AS leases,
+              (SELECT count(*) FROM candidate) AS candidates`,
+    );
+    return row ?? { images: 0, layers: 0, containers: 0, leases: 0, candidates: 0 };
+  }
+
+  /** SQLite's own integrity check and the foreign keys; empty when all is well. */
+  integrity(): string[] {
+    const problems = this.sql
+      .all<{ integrity_check: string }>('PRAGMA integrity_check(20)')
+      .map((row) => row.integrity_check)
+      .filter((text) => text !== 'ok');
+    for (const row of this.sql.all<{ table: string; rowid: number; parent: string }>('PRAGMA foreign_key_check')) {
+      problems.push(`row ${row.rowid} of ${row.table} refers to a missing row of ${row.parent}`);
+    }
+    return problems;
+  }
+}

@@ -1,0 +1,104 @@
+/** Rows as queries return them; the names are those of the columns. */
+import type { Digest } from '../core/digest.js';
+import type { DriverName } from '../core/words.js';
+
+export interface LayerRow {
+  id: number;
+  diff_id: Digest;
+  size: number;
+  entries: number;
+  opaque_root: number;
+  implied: number;
+  created: number;
+}
+
+export interface StoredLayerRow {
+  id: number;
+  layer_id: number;
+  driver: DriverName;
+  dir: string;
+  inherited: string;
+  disk: number;
+  inodes: number;
+  damaged: number;
+}
+
+/** A stored layer with what its layer says: enough for a driver. */
+export interface StackedRow extends StoredLayerRow {
+  diff_id: Digest;
+  size: number;
+  opaque_root: number;
+}
+
+export interface ChainRow {
+  id: number;
+  chain_id: Digest;
+  parent_id: number | null;
+  layer_id: number;
+  stack_id: number;
+  depth: number;
+}
+
+export interface ImageRow {
+  id: number;
+  image_id: Digest;
+  config: Buffer;
+  platform: string;
+  chain_id: number | null;
+  manifest: Buffer | null;
+  manifest_digest: Digest | null;
+  manifest_type: string | null;
+  created: number;
+  added: number;
+}
+
+export interface SnapshotRow {
+  id: number;
+  space: string;
+  key: string;
+  dir: string;
+  driver: DriverName;
+  chain_id: number | null;
+  stack_id: number | null;
+  read_only: number;
+  volatile: number;
+  size_limit: number | null;
+  created: number;
+}
+
+export interface ContainerRow {
+  id: string;
+  name: string;
+  snapshot_id: number;
+  image_id: number;
+  image: string;
+  labels: string;
+  mounts: number;
+  boot: string;
+  created: number;
+}
+
+export interface LeaseRow {
+  id: string;
+  internal: number;
+  labels: string;
+  created: number;
+  expires: number | null;
+}
+
+export interface EventRow {
+  seq: number;
+  time: number;
+  type: string;
+  subject: string;
+  data: string;
+}
+
+export interface BlobRow {
+  digest: Digest;
+  layer_id: number;
+  size: number;
+  compression: string;
+  kept: number;
+  disk: number;
+}

@@ -1,0 +1,230 @@
+/**
+ * The database: rows that say ready point at complete, durable, verified bytes. References are foreign keys, so a
+ * refcount is a query. `PRAGMA user_version` is the schema's version; MIGRATIONS[n] leads from version n to n + 1.
+ *
+ * layer         what is known of one diff ID, whoever stores it
+ * stored_layer  one driver's copy of it in l/DIR; `inherited` tells copies apart whose implied directories differ:
+ *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes
+ * stack         stored layers upon each other, as a tree that shares its lower parts; what snapshots pin
+ * chain         layers upon each other by chain ID, and the stack that serves it now
+ * candidate     what lost (or never had) a reference and since when: the collector looks at these only
+ */
+export const MIGRATIONS: readonly string[] = [
+  `
+  CREATE TABLE store (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+
+  CREATE TABLE layer (
+    id INTEGER PRIMARY KEY,
+    diff_id TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    opaque_root INTEGER NOT NULL,
+    implied INTEGER NOT NULL,
+    created INTEGER NOT NULL
+  ) STRICT;
+
+  CREATE TABLE stored_layer (
+    id INTEGER PRIMARY KEY,
+    layer_id INTEGER NOT NULL REFERENCES layer (id),
+    driver TEXT NOT NULL,
+    dir TEXT NOT NULL UNIQUE,
+    inherited TEXT NOT NULL,
+    disk INTEGER NOT NULL,
+    inodes INTEGER NOT NULL,
+    damaged INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (layer_id, driver, inherited)
+  ) STRICT;
+
+  CREATE TABLE stack (
+    id INTEGER PRIMARY KEY,
+    parent_id INTEGER REFERENCES stack (id),
+    stored_layer_id INTEGER NOT NULL REFERENCES stored_layer (id),
+    depth INTEGER NOT NULL,
+    UNIQUE (parent_id, stored_layer_id)
+  ) STRICT;
+  CREATE UNIQUE INDEX stack_base ON stack (stored_layer_id) WHERE parent_id IS NULL;
+  CREATE INDEX stack_stored_layer ON stack (stored_layer_id);
+
+  CREATE TABLE chain (
+    id INTEGER PRIMARY KEY,
+    chain_id TEXT NOT NULL UNIQUE,
+    parent_id INTEGER REFERENCES chain (id),
+    layer_id INTEGER NOT NULL REFERENCES layer (id),
+    stack_id INTEGER NOT NULL REFERENCES stack (id),
+    depth INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX chain_parent ON chain (parent_id);
+  CREATE INDEX chain_layer ON chain (layer_id);
+  CREATE INDEX chain_stack ON chain (stack_id);
+
+  CREATE TABLE image (
+    id INTEGER PRIMARY KEY,
+    image_id TEXT NOT NULL UNIQUE,
+    config BLOB NOT NULL,
+    platform TEXT NOT NULL,
+    chain_id INTEGER REFERENCES chain (id),
+    manifest BLOB,
+    manifest_digest TEXT,
+    manifest_type TEXT,
+    created INTEGER NOT NULL,
+    added INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX image_chain ON image (chain_id);
+
+  CREATE TABLE image_layer (
+    image_id INTEGER NOT NULL REFERENCES image (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    layer_id INTEGER NOT NULL REFERENCES layer (id),
+    PRIMARY KEY (image_id, position)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX image_layer_layer ON image_layer (layer_id);
+
+  CREATE TABLE ref (
+    name TEXT PRIMARY KEY,
+    image_id INTEGER NOT NULL REFERENCES image (id),
+    updated INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX ref_image ON ref (image_id);
+
+  CREATE TABLE blob (
+    digest TEXT PRIMARY KEY,
+    layer_id INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    size INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    kept INTEGER NOT NULL,
+    disk INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX blob_layer ON blob (layer_id);
+
+  CREATE TABLE image_blob (
+    image_id INTEGER NOT NULL REFERENCES image (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (image_id, position)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX image_blob_digest ON image_blob (digest);
+
+  CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY,
+    space TEXT NOT NULL,
+    key TEXT NOT NULL,
+    dir TEXT NOT NULL UNIQUE,
+    driver TEXT NOT NULL,
+    chain_id INTEGER REFERENCES chain (id),
+    stack_id INTEGER REFERENCES stack (id),
+    read_only INTEGER NOT NULL,
+    volatile INTEGER NOT NULL,
+    size_limit INTEGER,
+    created INTEGER NOT NULL,
+    UNIQUE (space, key)
+  ) STRICT;
+  CREATE INDEX snapshot_chain ON snapshot (chain_id);
+  CREATE INDEX snapshot_stack ON snapshot (stack_id);
+
+  CREATE TABLE container (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    snapshot_id INTEGER NOT NULL UNIQUE REFERENCES snapshot (id),
+    image_id INTEGER NOT NULL REFERENCES image (id),
+    image TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    mounts INTEGER NOT NULL,
+    boot TEXT NOT NULL,
+    created INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX container_image ON container (image_id);
+
+  CREATE TABLE lease (
+    id TEXT PRIMARY KEY,
+    internal INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER
+  ) STRICT;
+  CREATE INDEX lease_expires ON lease (expires);
+
+  CREATE TABLE lease_layer (
+    lease_id TEXT NOT NULL REFERENCES lease (id) ON DELETE CASCADE,
+    layer_id INTEGER NOT NULL REFERENCES layer (id),
+    PRIMARY KEY (lease_id, layer_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX lease_layer_layer ON lease_layer (layer_id);
+
+  CREATE TABLE lease_image (
+    lease_id TEXT NOT NULL REFERENCES lease (id) ON DELETE CASCADE,
+    image_id INTEGER NOT NULL REFERENCES image (id),
+    PRIMARY KEY (lease_id, image_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX lease_image_image ON lease_image (image_id);
+
+  CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    time INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    data TEXT NOT NULL
+  ) STRICT;
+
+  CREATE TABLE candidate (
+    kind TEXT NOT NULL,
+    item INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (kind, item)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX candidate_since ON candidate (since);
+
+  CREATE TRIGGER layer_made AFTER INSERT ON layer BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('layer', new.id, candidate_since());
+  END;
+  CREATE TRIGGER stored_layer_made AFTER INSERT ON stored_layer BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('layer', new.layer_id, candidate_since());
+  END;
+  CREATE TRIGGER stack_made AFTER INSERT ON stack BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('stack', new.id, candidate_since());
+  END;
+  CREATE TRIGGER stack_gone AFTER DELETE ON stack BEGIN
+    INSERT OR IGNORE INTO candidate
+      SELECT 'layer', layer_id, candidate_since() FROM stored_layer WHERE id = old.stored_layer_id;
+    INSERT OR IGNORE INTO candidate SELECT 'stack', old.parent_id, candidate_since() WHERE old.parent_id IS NOT NULL;
+  END;
+  CREATE TRIGGER chain_made AFTER INSERT ON chain BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('chain', new.id, candidate_since());
+  END;
+  CREATE TRIGGER chain_moved AFTER UPDATE OF stack_id ON chain BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('stack', old.stack_id, candidate_since());
+  END;
+  CREATE TRIGGER chain_gone AFTER DELETE ON chain BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('stack', old.stack_id, candidate_since());
+    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
+    INSERT OR IGNORE INTO candidate SELECT 'chain', old.parent_id, candidate_since() WHERE old.parent_id IS NOT NULL;
+  END;
+  CREATE TRIGGER image_made AFTER INSERT ON image BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('image', new.id, candidate_since());
+  END;
+  CREATE TRIGGER image_gone AFTER DELETE ON image WHEN old.chain_id IS NOT NULL BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('chain', old.chain_id, candidate_since());
+  END;
+  CREATE TRIGGER image_layer_gone AFTER DELETE ON image_layer BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
+  END;
+  CREATE TRIGGER ref_moved AFTER UPDATE OF image_id ON ref WHEN old.image_id <> new.image_id BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+  END;
+  CREATE TRIGGER ref_gone AFTER DELETE ON ref BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+  END;
+  CREATE TRIGGER container_gone AFTER DELETE ON container BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+  END;
+  CREATE TRIGGER snapshot_gone AFTER DELETE ON snapshot BEGIN
+    INSERT OR IGNORE INTO candidate SELECT 'chain', old.chain_id, candidate_since() WHERE old.chain_id IS NOT NULL;
+    INSERT OR IGNORE INTO candidate SELECT 'stack', old.stack_id, candidate_since() WHERE old.stack_id IS NOT NULL;
+  END;
+  CREATE TRIGGER lease_layer_gone AFTER DELETE ON lease_layer BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
+  END;
+  CREATE TRIGGER lease_image_gone AFTER DELETE ON lease_image BEGIN
+    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+  END;
+  `,
+];

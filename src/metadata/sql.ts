@@ -1,0 +1,92 @@
+import Database from 'better-sqlite3';
+import { LayerdError } from '../core/errors.js';
+
+/** A value that SQLite stores. Integers beyond 2^53 do not occur in our tables. */
+export type SqlValue = string | number | null | Buffer;
+
+/** One connection with its prepared statements, and SQLite's errors as ours. */
+export class Sql {
+  private readonly statements = new Map<string, Database.Statement<SqlValue[]>>();
+  readonly db: Database.Database;
+
+  constructor(db: Database.Database) {
+    this.db = db;
+  }
+
+  /** The first row, or undefined. */
+  get<Row>(text: string, ...values: SqlValue[]): Row | undefined {
+    return mapped(() => this.prepare(text).get(...values) as Row | undefined);
+  }
+
+  all<Row>(text: string, ...values: SqlValue[]): Row[] {
+    return mapped(() => this.prepare(text).all(...values) as Row[]);
+  }
+
+  /** Rows one by one; nothing else may run on the connection until it ends. */
+  iterate<Row>(text: string, ...values: SqlValue[]): IterableIterator<Row> {
+    return this.prepare(text).iterate(...values) as IterableIterator<Row>;
+  }
+
+  /** Returns the number of rows changed. */
+  run(text: string, ...values: SqlValue[]): number {
+    return mapped(() => this.prepare(text).run(...values).changes);
+  }
+
+  /** Inserts one row and returns its rowid. */
+  insert(text: string, ...values: SqlValue[]): number {
+    return mapped(() => Number(this.prepare(text).run(...values).lastInsertRowid));
+  }
+
+  private prepare(text: string): Database.Statement<SqlValue[]> {
+    let statement = this.statements.get(text);
+    if (statement === undefined) {
+      statement = this.db.prepare<SqlValue[]>(text);
+      this.statements.set(text, statement);
+    }
+    return statement;
+  }
+}
+
+function mapped<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (thrown) {
+    throw sqlError(thrown);
+  }
+}
+
+/** SQLite's result codes in our words; what is not SQLite's comes back as it was. */
+export function sqlError(thrown: unknown): unknown {
+  if (!(thrown instanceof Database.SqliteError)) return thrown;
+  const { code } = thrown;
+  const details = { sqlite: code };
+  const failed = `the database refused: ${thrown.message}`;
+  if (code === 'SQLITE_FULL') {
+    return new LayerdError('NO_SPACE', failed, {
+      details,
+      hint: 'Free space on the file system of the root, or run `layerctl gc`.',
+      cause: thrown,
+    });
+  }
+  if (code.startsWith('SQLITE_IOERR')) {
+    return new LayerdError('IO_ERROR', failed, { details, hint: 'Look at dmesg for disk errors.', cause: thrown });
+  }
+  if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') {
+    return new LayerdError('STORE_DAMAGED', failed, {
+      details,
+      hint: 'Restore a backup, or move db/ away: layers and images are rebuilt from the files.',
+      cause: thrown,
+    });
+  }
+  if (code.startsWith('SQLITE_READONLY') || code === 'SQLITE_CANTOPEN') {
+    return new LayerdError('READ_ONLY_STORE', failed, { details, hint: 'Is the root writable?', cause: thrown });
+  }
+  if (code.startsWith('SQLITE_BUSY') || code === 'SQLITE_LOCKED') {
+    return new LayerdError('TIMEOUT', failed, {
+      details,
+      hint: 'Another program holds the database: close it.',
+      cause: thrown,
+    });
+  }
+  return new LayerdError('INTERNAL', failed, { details, cause: thrown });
+}

@@ -1,0 +1,139 @@
+import { createHash } from 'node:crypto';
+import type { Drivers } from '../../drivers/index.js';
+import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
+import { toBuffer } from '../core/bytes.js';
+import type { Digest } from '../core/digest.js';
+import type { Places } from '../core/places.js';
+import type { DriverName } from '../core/words.js';
+import { KeptBlob } from '../content/kept-blob.js';
+import { catalogFile, catalogTree } from '../content/catalog.js';
+import { fileSource } from '../content/file-source.js';
+import { ingest, type Expectation, type Ingested } from '../content/ingest.js';
+import { inheritedDirectories } from '../content/merge.js';
+import type { InheritedDirectory } from '../content/sink.js';
+import type { ByteSource } from '../content/source.js';
+import { pumpBytes, readBytes } from './byte-channel.js';
+import { portOf, type JobContext } from './jobs.js';
+
+/** Where the bytes of a layer come from: a region of a file, or the job's port. */
+export type BlobOrigin = { path: string; offset: number; length: number } | 'port';
+
+export interface IngestArgs {
+  driver: DriverName;
+  dir: string;
+  origin: BlobOrigin;
+  expect: Expectation;
+  /** Keep the blob as it came below b/, too. */
+  keepBlob: boolean;
+}
+
+export type IngestResult = Ingested & { keptBytes: number | null };
+
+export interface ByteProgress {
+  bytesIn: number;
+  bytesOut: number;
+}
+
+/** Progress is told at most so often. */
+const PROGRESS_MS = 100;
+
+/** Calls on stored layers. */
+export function layerJobs(drivers: Drivers, places: Places) {
+  const keeper = (layer: StoredLayer) => drivers(layer.driver).layers;
+
+  const runIngest = async (
+    source: ByteSource,
+    args: Pick<IngestArgs, 'driver' | 'dir' | 'expect'>,
+    context: JobContext,
+  ): Promise<Ingested> => {
+    let told = 0;
+    return ingest(source, drivers(args.driver).layers.begin(args.dir), args.expect, {
+      signal: context.signal,
+      progress: (bytesIn, bytesOut) => {
+        const now = performance.now();
+        if (now - told < PROGRESS_MS) return;
+        told = now;
+        context.progress({ bytesIn, bytesOut } satisfies ByteProgress);
+      },
+    });
+  };
+
+  return {
+    'layer.ingest': async (args: IngestArgs, context: JobContext): Promise<IngestResult> => {
+      const { origin } = args;
+      const source =
+        origin === 'port' ? readBytes(portOf(context)) : fileSource(origin.path, origin.offset, origin.length);
+      if (!args.keepBlob) return { ...(await runIngest(source, args, context)), keptBytes: null };
+      const kept = new KeptBlob(places.blob(`${args.dir}.part`));
+      try {
+        const ingested = await runIngest(kept.tee(source), args, context);
+        if (ingested.compression === 'none') {
+          await kept.discard();
+          return { ...ingested, keptBytes: null };
+        }
+        return { ...ingested, keptBytes: await kept.keep(places.blob(ingested.blobDigest.slice(7))) };
+      } catch (thrown) {
+        await kept.discard();
+        throw thrown;
+      }
+    },
+
+    /** The same layer once more: by another driver, or with other inherited attributes. */
+    'layer.copy': (
+      args: { from: StoredLayer; driver: DriverName; dir: string },
+      context: JobContext,
+    ): Promise<Ingested> =>
+      runIngest(
+        keeper(args.from).tar(args.from),
+        { driver: args.driver, dir: args.dir, expect: { diffId: args.from.diffId } },
+        context,
+      ),
+
+    /** What the layer's implied directories take from the layers below, and a digest of it to tell copies apart. */
+    'layer.inheritance': async (args: { layer: StoredLayer; below: StoredLayer[] }) => {
+      const trees = [];
+      for (const layer of args.below) {
+        trees.push(await catalogTree(catalogFile(places.layer(layer.dir))));
+        if (layer.opaqueRoot) break;
+      }
+      const directories = inheritedDirectories(await catalogTree(catalogFile(places.layer(args.layer.dir))), trees);
+      return { directories, digest: inheritanceDigest(directories) };
+    },
+
+    'layer.inherit': async (args: { layer: StoredLayer; directories: InheritedDirectory[] }): Promise<void> =>
+      keeper(args.layer).inherit(args.layer, args.directories),
+
+    /** Streams the tar to the port. */
+    'layer.tar': async (args: { layer: StoredLayer }, context: JobContext): Promise<void> =>
+      pumpBytes(keeper(args.layer).tar(args.layer), portOf(context)),
+
+    'layer.release': async (args: { layers: StoredLayer[] }): Promise<void> => {
+      for (const layer of args.layers) keeper(layer).release(layer);
+    },
+
+    'layer.verify': async (args: { layer: StoredLayer; quick: boolean }): Promise<LayerFault[]> =>
+      keeper(args.layer).verify(args.layer, { quick: args.quick }),
+
+    'layer.repair': async (args: { layer: StoredLayer }): Promise<LayerFault[]> =>
+      keeper(args.layer).repair(args.layer),
+  };
+}
+
+/** Tells copies of a layer apart whose implied directories have other attributes. */
+function inheritanceDigest(directories: readonly InheritedDirectory[]): Digest {
+  const hash = createHash('sha256');
+  for (const directory of directories) {
+    const xattrs = [...(directory.xattrs ?? [])].sort(([a], [b]) => (a < b ? -1 : 1));
+    hash.update(toBuffer(directory.path));
+    hash.update(
+      JSON.stringify([
+        directory.mode,
+        directory.uid,
+        directory.gid,
+        directory.mtime,
+        xattrs.map(([name, value]) => [name, value.toString('base64')]),
+      ]),
+    );
+  }
+  return `sha256:${hash.digest('hex')}`;
+}

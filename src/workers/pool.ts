@@ -1,0 +1,234 @@
+/**
+ * Worker threads in lanes, so that a short call never queues behind a long one:
+ *   short  – mkdir, mount, stat: what a client waits for
+ *   unmount – an overlay unmount syncs its upper's file system and may take long
+ *   bulk   – layers in and out, commits, checks
+ *   sweep  – unlinking the trash
+ * Threads start when they are needed and end when they have been idle for a while.
+ */
+import { Worker, type MessagePort } from 'node:worker_threads';
+import { LayerdError } from '../core/errors.js';
+import type { JobArgs, JobName, JobProgress, JobResult } from './jobs.js';
+import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
+
+export type Lane = 'short' | 'unmount' | 'bulk' | 'sweep';
+
+export interface RunOptions<K extends JobName> {
+  ports?: MessagePort[];
+  progress?: (progress: JobProgress<K>) => void;
+  signal?: AbortSignal;
+}
+
+interface Call {
+  id: number;
+  job: JobName;
+  args: unknown;
+  ports: MessagePort[];
+  resolve: (result: unknown) => void;
+  reject: (error: LayerdError) => void;
+  progress: ((progress: unknown) => void) | undefined;
+}
+
+const IDLE_MS = 20_000;
+
+export class WorkerPool {
+  private readonly lanes: Record<Lane, LaneQueue>;
+
+  constructor(settings: WorkerSettings, threads: Record<Lane, number>) {
+    this.lanes = {
+      short: new LaneQueue('short', settings, threads.short),
+      unmount: new LaneQueue('unmount', settings, threads.unmount),
+      bulk: new LaneQueue('bulk', settings, threads.bulk),
+      sweep: new LaneQueue('sweep', settings, threads.sweep),
+    };
+  }
+
+  /** Runs one job; rejects with a LayerdError. Ports are transferred. */
+  run<K extends JobName>(lane: Lane, job: K, args: JobArgs<K>, options: RunOptions<K> = {}): Promise<JobResult<K>> {
+    return this.lanes[lane].run(job, args, options);
+  }
+
+  /** Jobs waiting and running in each lane, for metrics. */
+  depth(): Record<Lane, number> {
+    const depth = (lane: Lane): number => this.lanes[lane].depth;
+    return { short: depth('short'), unmount: depth('unmount'), bulk: depth('bulk'), sweep: depth('sweep') };
+  }
+
+  /** Ends every thread; what still runs is rejected with SHUTTING_DOWN. */
+  async close(): Promise<void> {
+    await Promise.all(Object.values(this.lanes).map((lane) => lane.close()));
+  }
+}
+
+class LaneQueue {
+  private readonly waiting: Call[] = [];
+  private readonly threads = new Set<Thread>();
+  private nextId = 1;
+  private closed = false;
+  private readonly name: Lane;
+  private readonly settings: WorkerSettings;
+  private readonly maxThreads: number;
+
+  constructor(name: Lane, settings: WorkerSettings, maxThreads: number) {
+    this.name = name;
+    this.settings = settings;
+    this.maxThreads = maxThreads;
+  }
+
+  get depth(): number {
+    let running = 0;
+    for (const thread of this.threads) if (thread.busy) running += 1;
+    return this.waiting.length + running;
+  }
+
+  run<K extends JobName>(job: K, args: JobArgs<K>, options: RunOptions<K>): Promise<JobResult<K>> {
+    const { ports = [], progress, signal } = options;
+    if (this.closed) return Promise.reject(shuttingDown());
+    if (signal?.aborted) return Promise.reject(cancelled(job));
+    return new Promise<JobResult<K>>((resolve, reject) => {
+      const call: Call = {
+        id: this.nextId++,
+        job,
+        args,
+        ports,
+        resolve: (result) => {
+          signal?.removeEventListener('abort', abort);
+          resolve(result as JobResult<K>);
+        },
+        reject: (error) => {
+          signal?.removeEventListener('abort', abort);
+          reject(error);
+        },
+        progress: progress && ((value) => progress(value as JobProgress<K>)),
+      };
+      const abort = (): void => this.abort(call);
+      signal?.addEventListener('abort', abort, { once: true });
+      this.waiting.push(call);
+      this.dispatch();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    for (const call of this.waiting.splice(0)) call.reject(shuttingDown());
+    await Promise.all([...this.threads].map((thread) => thread.end()));
+  }
+
+  private abort(call: Call): void {
+    const position = this.waiting.indexOf(call);
+    if (position >= 0) {
+      this.waiting.splice(position, 1);
+      call.reject(cancelled(call.job));
+      return;
+    }
+    for (const thread of this.threads) if (thread.running === call) thread.abort();
+  }
+
+  private dispatch(): void {
+    while (this.waiting.length > 0) {
+      const thread = this.idleThread();
+      if (thread === null) return;
+      const call = this.waiting.shift();
+      if (call !== undefined) thread.start(call);
+    }
+  }
+
+  private idleThread(): Thread | null {
+    for (const thread of this.threads) if (!thread.busy) return thread;
+    if (this.threads.size >= this.maxThreads) return null;
+    const thread = new Thread(
+      this.name,
+      this.settings,
+      () => this.dispatch(),
+      () => {
+        this.threads.delete(thread);
+        if (!this.closed) this.dispatch();
+      },
+    );
+    this.threads.add(thread);
+    return thread;
+  }
+}
+
+class Thread {
+  running: Call | null = null;
+  private readonly worker: Worker;
+  private idle: NodeJS.Timeout | null = null;
+  private ended: Promise<void>;
+  private readonly onFree: () => void;
+
+  constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, onGone: () => void) {
+    this.onFree = onFree;
+    this.worker = new Worker(new URL('thread.js', import.meta.url), { name: `layerd-${lane}`, workerData: settings });
+    this.worker.on('message', (message: FromWorker) => this.receive(message));
+    let failure: Error | null = null;
+    this.worker.on('error', (error) => (failure = error));
+    this.ended = new Promise((resolve) => {
+      this.worker.on('exit', () => {
+        this.stopIdle();
+        const call = this.running;
+        this.running = null;
+        onGone();
+        call?.reject(
+          failure === null
+            ? shuttingDown()
+            : new LayerdError('INTERNAL', `a worker thread died: ${failure.message}`, {
+                details: { job: call.job },
+                cause: failure,
+              }),
+        );
+        resolve();
+      });
+    });
+    this.worker.unref();
+  }
+
+  get busy(): boolean {
+    return this.running !== null;
+  }
+
+  start(call: Call): void {
+    this.stopIdle();
+    this.running = call;
+    this.worker.ref();
+    const message: ToWorker = { call: call.id, job: call.job, args: call.args, ports: call.ports };
+    this.worker.postMessage(message, call.ports);
+  }
+
+  abort(): void {
+    if (this.running !== null) this.worker.postMessage({ abort: this.running.id } satisfies ToWorker);
+  }
+
+  async end(): Promise<void> {
+    await this.worker.terminate();
+    await this.ended;
+  }
+
+  private receive(message: FromWorker): void {
+    const call = this.running;
+    if (call === null || call.id !== message.call) return;
+    if ('progress' in message) {
+      call.progress?.(message.progress);
+      return;
+    }
+    this.running = null;
+    this.worker.unref();
+    this.idle = setTimeout(() => void this.worker.terminate(), IDLE_MS).unref();
+    if ('error' in message) call.reject(LayerdError.fromBody(message.error));
+    else call.resolve(message.result);
+    this.onFree();
+  }
+
+  private stopIdle(): void {
+    if (this.idle !== null) clearTimeout(this.idle);
+    this.idle = null;
+  }
+}
+
+function shuttingDown(): LayerdError {
+  return new LayerdError('SHUTTING_DOWN', 'the daemon is stopping', { hint: 'Try again when it is up.' });
+}
+
+function cancelled(job: string): LayerdError {
+  return new LayerdError('CANCELLED', `${job} was cancelled`);
+}

@@ -1,0 +1,94 @@
+import type { Drivers } from '../../drivers/index.js';
+import type { SnapshotSpec } from '../../drivers/driver.js';
+import type { Change, DriverName, MountInstruction, Usage } from '../core/words.js';
+import { ingest, type Ingested } from '../content/ingest.js';
+import { tarOfTree } from '../content/tree-tar.js';
+import { freezeCgroup } from '../linux/cgroup.js';
+import { pumpBytes } from './byte-channel.js';
+import { portOf, type JobContext } from './jobs.js';
+
+/** A snapshot and the driver that made it. */
+export interface SnapshotArgs {
+  driver: DriverName;
+  spec: SnapshotSpec;
+}
+
+export interface CommitSnapshotArgs extends SnapshotArgs {
+  /** The driver and directory of the new layer. */
+  layerDriver: DriverName;
+  dir: string;
+  /** Directory of a cgroup to freeze while the upper is read. */
+  pauseCgroup: string | null;
+}
+
+/** Changes go through the port as lines of JSON, so many to a chunk. */
+const CHANGES_PER_CHUNK = 500;
+
+/** Calls on snapshots. */
+export function snapshotJobs(drivers: Drivers) {
+  const keeper = (args: SnapshotArgs) => drivers(args.driver).snapshots;
+  return {
+    'snapshot.create': async (args: SnapshotArgs): Promise<void> => keeper(args).create(args.spec),
+
+    'snapshot.mount': async (args: SnapshotArgs): Promise<string> => keeper(args).mount(args.spec),
+
+    'snapshot.unmount': async (args: SnapshotArgs & { force: boolean }): Promise<void> =>
+      keeper(args).unmount(args.spec, { force: args.force }),
+
+    'snapshot.instructions': async (args: SnapshotArgs): Promise<MountInstruction[]> =>
+      keeper(args).instructions(args.spec),
+
+    'snapshot.release': async (args: SnapshotArgs & { force: boolean }): Promise<void> =>
+      keeper(args).release(args.spec, { force: args.force }),
+
+    'snapshot.usage': async (args: SnapshotArgs): Promise<Usage> => keeper(args).usage(args.spec),
+
+    'snapshot.changes': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
+      pumpBytes(changeLines(keeper(args).changes(args.spec)), portOf(context)),
+
+    'snapshot.diff': async (args: SnapshotArgs, context: JobContext): Promise<void> => {
+      keeper(args).sync(args.spec);
+      await pumpBytes(keeper(args).diff(args.spec), portOf(context));
+    },
+
+    /** The flattened root as a tar. */
+    'snapshot.export': async (args: SnapshotArgs, context: JobContext): Promise<void> => {
+      const opened = keeper(args).open(args.spec);
+      try {
+        await pumpBytes(tarOfTree(opened.path), portOf(context));
+      } finally {
+        opened.close();
+      }
+    },
+
+    /** Turns what the snapshot changed into a stored layer, in one pass. */
+    'snapshot.commit': async (args: CommitSnapshotArgs, context: JobContext): Promise<Ingested> => {
+      const thaw = args.pauseCgroup === null ? null : freezeCgroup(args.pauseCgroup);
+      try {
+        keeper(args).sync(args.spec);
+        return await ingest(
+          keeper(args).diff(args.spec),
+          drivers(args.layerDriver).layers.begin(args.dir),
+          {},
+          {
+            signal: context.signal,
+            progress: (bytesIn, bytesOut) => context.progress({ bytesIn, bytesOut }),
+          },
+        );
+      } finally {
+        thaw?.();
+      }
+    },
+  };
+}
+
+async function* changeLines(changes: AsyncIterable<Change>): AsyncGenerator<Buffer> {
+  let lines: string[] = [];
+  for await (const change of changes) {
+    lines.push(JSON.stringify(change));
+    if (lines.length < CHANGES_PER_CHUNK) continue;
+    yield Buffer.from(`${lines.join('\n')}\n`);
+    lines = [];
+  }
+  if (lines.length > 0) yield Buffer.from(`${lines.join('\n')}\n`);
+}

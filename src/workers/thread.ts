@@ -1,0 +1,42 @@
+/** The entry point of a worker thread: takes one call at a time and answers it. */
+import { parentPort, workerData } from 'node:worker_threads';
+import { LayerdError, toLayerdError } from '../core/errors.js';
+import { createJobs, type JobContext } from './jobs.js';
+import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
+
+const port = parentPort;
+if (port === null) throw new Error('thread.js runs as a worker thread only');
+
+const jobs: Record<string, (args: never, context: JobContext) => Promise<unknown>> = createJobs(
+  workerData as WorkerSettings,
+);
+let running: { id: number; abort: AbortController } | null = null;
+
+port.on('message', (message: ToWorker) => {
+  if ('abort' in message) {
+    if (running?.id === message.abort) running.abort.abort();
+    return;
+  }
+  void serve(message);
+});
+
+async function serve(message: Extract<ToWorker, { call: number }>): Promise<void> {
+  const { call, job, args, ports } = message;
+  const abort = new AbortController();
+  running = { id: call, abort };
+  try {
+    const run = jobs[job];
+    if (run === undefined) throw new LayerdError('INTERNAL', `no such job: ${job}`);
+    const context: JobContext = { signal: abort.signal, ports, progress: (progress) => reply({ call, progress }) };
+    const result = await run(args as never, context);
+    running = null;
+    reply({ call, result });
+  } catch (thrown) {
+    running = null;
+    reply({ call, error: toLayerdError(thrown).toBody() });
+  }
+}
+
+function reply(message: FromWorker): void {
+  port?.postMessage(message);
+}
