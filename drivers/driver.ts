@@ -22,6 +22,7 @@
  */
 import type { Digest } from '../src/core/digest.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../src/core/words.js';
+import type { DriverOptions } from '../src/core/engine-config.js';
 import type { Places } from '../src/core/places.js';
 import type { ByteString } from '../src/core/bytes.js';
 import type { ByteSource } from '../src/content/source.js';
@@ -160,13 +161,6 @@ export interface DriverContext {
   places: Places;
   keeperOf: KeeperOf;
   options: DriverOptions;
-}
-
-/** Driver settings of the configuration; each driver's README reasons its defaults. */
-export interface DriverOptions {
-  overlay: { index: boolean; xino: 'on' | 'off' | 'auto'; redirectDir: boolean };
-  copy: { useFfi: boolean };
-  erofs: { directio: boolean };
 }
 
 /** What a probe found out on this machine, for this root. */

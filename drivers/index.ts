@@ -1,9 +1,10 @@
 /** The explicit list of drivers, and how they come together. */
 import { LayerdError } from '../src/core/errors.js';
+import type { DriverOptions } from '../src/core/engine-config.js';
 import type { Places } from '../src/core/places.js';
 import type { DriverName } from '../src/core/words.js';
 import { copyDriver } from './copy/driver.js';
-import type { Driver, DriverModule, DriverOptions, ProbeResult, StoredLayer } from './driver.js';
+import type { Driver, DriverModule, ProbeResult, StoredLayer } from './driver.js';
 import { erofsDriver } from './erofs/driver.js';
 import { overlay2Driver } from './overlay2/driver.js';
 

@@ -1,6 +1,6 @@
 /** What the pool and its threads say to each other. */
 import type { MessagePort } from 'node:worker_threads';
-import type { DriverOptions } from '../../drivers/driver.js';
+import type { DriverOptions } from '../core/engine-config.js';
 import type { ErrorBody } from '../core/errors.js';
 
 export interface WorkerSettings {

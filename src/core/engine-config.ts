@@ -1,0 +1,73 @@
+/**
+ * What the engine is told when it opens. The configuration of the daemon (src/config) yields it; tests write it by hand
+ * on top of {@link DEFAULT_ENGINE_CONFIG}. Sizes are bytes, times milliseconds.
+ */
+import { availableParallelism } from 'node:os';
+import type { DriverName } from './words.js';
+
+/** Driver settings of the configuration; each driver's README reasons its defaults. */
+export interface DriverOptions {
+  overlay: { index: boolean; xino: 'on' | 'off' | 'auto'; redirectDir: boolean };
+  copy: { useFfi: boolean };
+  erofs: { directio: boolean };
+}
+
+/** How many threads each lane of the worker pool may have (workers/pool.ts says what a lane is for). */
+export interface WorkerThreads {
+  short: number;
+  unmount: number;
+  bulk: number;
+  sweep: number;
+}
+
+export interface EngineConfig {
+  /** Where everything is kept; made with mode 0700 if it is not there. */
+  root: string;
+  /** Mount points and sockets: a directory that a reboot empties. */
+  run: string;
+  /** The driver for new layers and containers; `auto` takes the best that its probe proves here. */
+  driver: DriverName | 'auto';
+  driverOptions: DriverOptions;
+  /** Keep each verified compressed blob, so that an OCI save returns the manifest byte for byte. */
+  keepBlobs: boolean;
+  gc: {
+    /** Between two collections by the timer; 0 switches the timer off. */
+    intervalMs: number;
+    /** What nothing refers to any more stays this long. */
+    graceMs: number;
+  };
+  events: {
+    /** Older events are dropped above this number. */
+    maxRows: number;
+  };
+  limits: {
+    /** Entries of one layer. */
+    layerEntries: number;
+    /** Uncompressed bytes of one layer. */
+    layerBytes: number;
+  };
+  workers: WorkerThreads;
+}
+
+/** What can change while the engine runs (SIGHUP); it is handed to `engine.reconfigure()`. */
+export type ReloadableEngineConfig = Pick<EngineConfig, 'gc' | 'events'>;
+
+const MINUTE = 60_000;
+const GIB = 1024 ** 3;
+
+/** The embedded defaults. */
+export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
+  root: '/var/lib/layerd',
+  run: '/run/layerd',
+  driver: 'auto',
+  driverOptions: {
+    overlay: { index: false, xino: 'auto', redirectDir: true },
+    copy: { useFfi: true },
+    erofs: { directio: true },
+  },
+  keepBlobs: false,
+  gc: { intervalMs: 10 * MINUTE, graceMs: MINUTE },
+  events: { maxRows: 10_000 },
+  limits: { layerEntries: 1_000_000, layerBytes: 256 * GIB },
+  workers: { short: 2, unmount: 1, bulk: Math.max(2, availableParallelism()), sweep: 1 },
+};
