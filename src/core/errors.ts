@@ -26,6 +26,7 @@ export const ERROR_CODES = {
   ARCHIVE_INVALID: 'invalid',
   ARCHIVE_TRUNCATED: 'invalid',
   ARCHIVE_INCOMPLETE: 'invalid',
+  ARCHIVE_LIMIT: 'exhausted',
   MANIFEST_INVALID: 'invalid',
   PLATFORM_NOT_FOUND: 'not_found',
   COMPRESSION_UNSUPPORTED: 'unsupported',

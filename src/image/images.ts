@@ -1,0 +1,184 @@
+/** Images: stacks of layers with a config and names. */
+import { chainIds, isDigest, type Digest } from '../core/digest.js';
+import { LayerdError } from '../core/errors.js';
+import { formatPlatform } from '../core/platform.js';
+import { normalizeReference } from '../core/reference.js';
+import type { HistoryRow, ImageDetail, ImageSummary, RemovedImage } from '../core/words.js';
+import type { ImageRow, LayerRow } from '../metadata/rows.js';
+import type { Chains } from '../store/chains.js';
+
+import type { StoreContext } from '../store/context.js';
+import { parseConfig } from './documents.js';
+import { historyRows } from './config.js';
+import type { StoredDocument } from './host.js';
+import type { ImageConfig } from './types.js';
+
+const HEX_PREFIX = /^(?:sha256:)?([0-9a-f]{4,64})$/;
+
+/** An image whose layers are all stored and held by a lease. */
+export interface CompleteImage {
+  config: StoredDocument & { parsed: ImageConfig };
+  manifest: (StoredDocument & { mediaType: string; blobs: Digest[] }) | null;
+  refs: string[];
+  /** Bottom first. */
+  layers: LayerRow[];
+}
+
+export class Images {
+  private readonly context: StoreContext;
+  private readonly chains: Chains;
+
+  constructor(context: StoreContext, chains: Chains) {
+    this.context = context;
+    this.chains = chains;
+  }
+
+  /** Makes an image known. `leaseId` holds its layers, and the image itself where it has no name. */
+  async add(image: CompleteImage, leaseId: string): Promise<void> {
+    const { config, manifest, refs, layers } = image;
+    const chain = await this.chains.ensure(layers);
+    await this.context.writer.run('addImage', {
+      imageId: config.digest,
+      config: config.bytes,
+      platform: formatPlatform(config.parsed.platform),
+      chainId: chain?.id ?? null,
+      layerIds: layers.map((layer) => layer.id),
+      manifest,
+      created: config.parsed.created ?? 0,
+      refs,
+      leaseId,
+      event: 'image.load',
+    });
+  }
+
+  /** By ref, id, unique prefix of an id, or manifest digest. Throws IMAGE_NOT_FOUND, AMBIGUOUS_ID. */
+  find(text: string): ImageRow {
+    const { reader } = this.context;
+    const named = this.byName(text);
+    if (named !== undefined) return named;
+    const hex = HEX_PREFIX.exec(text)?.[1];
+    const matches = hex === undefined ? [] : reader.imagesByPrefix(hex);
+    const [first] = matches;
+    if (first === undefined) {
+      throw new LayerdError('IMAGE_NOT_FOUND', `no image has the name or id ${text}`, {
+        details: { image: text },
+        hint: '`layerctl images` lists the images; `layerctl load FILE` brings one.',
+      });
+    }
+    if (matches.length > 1) {
+      throw new LayerdError('AMBIGUOUS_ID', `several images have ids that begin with ${text}`, {
+        details: { image: text, matches: matches.map((row) => row.image_id) },
+        hint: 'Give more digits, or a name.',
+      });
+    }
+    return first;
+  }
+
+  list(): ImageSummary[] {
+    return this.context.reader.images().map((row) => this.summary(row));
+  }
+
+  detail(row: ImageRow): ImageDetail {
+    const { reader, places } = this.context;
+    const layers = reader.imageLayers(row.id);
+    const stack = row.chain_id === null ? [] : reader.stack(reader.chain(row.chain_id)?.stack_id ?? 0);
+    const chain = chainIds(layers.map((layer) => layer.diff_id));
+    return {
+      ...this.summary(row),
+      config: JSON.parse(row.config.toString('utf8')) as unknown,
+      manifestDigest: row.manifest_digest,
+      manifestKept: this.manifestKept(row),
+      layers: layers.map((layer, position) => ({
+        diffId: layer.diff_id,
+        chainId: chain[position] ?? layer.diff_id,
+        size: layer.size,
+        entries: layer.entries,
+        driver: stack[position]?.driver ?? this.context.driver,
+        path: stack[position] === undefined ? null : places.layer(stack[position].dir),
+      })),
+      containers: reader.containersOfImage(row.id).map((container) => container.id),
+    };
+  }
+
+  history(row: ImageRow): HistoryRow[] {
+    return historyRows(
+      this.config(row),
+      this.context.reader.imageLayers(row.id).map((layer) => layer.size),
+    );
+  }
+
+  config(row: ImageRow): ImageConfig {
+    return parseConfig(row.image_id, row.config);
+  }
+
+  async tag(source: string, target: string): Promise<ImageSummary> {
+    const row = this.find(source);
+    await this.context.writer.run('tagImage', { imageId: row.image_id, name: normalizeReference(target) });
+    return this.summary(row);
+  }
+
+  /** By name: that name goes, and the image with its last. By id: refused while it has several names, unless forced. */
+  async remove(text: string, force: boolean): Promise<RemovedImage> {
+    const row = this.find(text);
+    const refs = this.context.reader.refs(row.id);
+    const byName = this.byName(text) !== undefined && !isDigest(text);
+    if (!byName && refs.length > 1 && !force) {
+      throw new LayerdError('IMAGE_IN_USE', `image ${text} has ${refs.length} names: ${refs.join(', ')}`, {
+        details: { image: row.image_id, refs },
+        hint: 'Remove the names one by one, or force the removal.',
+      });
+    }
+    const names = byName ? [normalizeReference(text)] : null;
+    const { untagged, deleted, blobs } = await this.context.writer.run('removeImage', {
+      imageId: row.image_id,
+      refs: names,
+    });
+    if (blobs.length > 0) {
+      const hexes = blobs.map((digest) => digest.slice('sha256:'.length));
+      await this.context.pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs: hexes });
+    }
+    return { untagged, deleted };
+  }
+
+  summary(row: ImageRow): ImageSummary {
+    const { reader } = this.context;
+    let size = 0;
+    let unique = 0;
+    const seen = new Set<number>();
+    for (const layer of reader.imageLayers(row.id)) {
+      if (seen.has(layer.id)) continue;
+      seen.add(layer.id);
+      size += layer.size;
+      if (layer.users === 1) unique += layer.size;
+    }
+    return {
+      id: row.image_id,
+      refs: reader.refs(row.id),
+      created: row.created,
+      size,
+      unique,
+      shared: size - unique,
+      platform: row.platform,
+    };
+  }
+
+  /** Every blob of the image's own manifest is kept, so that it can be given back byte for byte. */
+  manifestKept(row: ImageRow): boolean {
+    if (row.manifest === null) return false;
+    const { reader } = this.context;
+    const blobs = reader.imageBlobs(row.id);
+    const plain = new Set(reader.imageLayers(row.id).map((layer) => layer.diff_id));
+    return blobs.every((blob) => blob.kept === 1 || plain.has(blob.digest));
+  }
+
+  private byName(text: string): ImageRow | undefined {
+    const { reader } = this.context;
+    if (isDigest(text)) return reader.imageById(text) ?? reader.imageByManifest(text);
+    try {
+      return reader.imageByRef(normalizeReference(text));
+    } catch (thrown) {
+      if (thrown instanceof LayerdError && thrown.code === 'INVALID_REFERENCE') return undefined;
+      throw thrown;
+    }
+  }
+}
