@@ -1,0 +1,144 @@
+import { constants } from 'node:fs';
+import { constants as os } from 'node:os';
+import type { ByteString } from '../core/bytes.js';
+import { lastErrno, libc } from './libc.js';
+import { cPath, failed, scratch, type PathBytes } from './system-error.js';
+
+/** A time in seconds since the epoch (may be negative) and nanoseconds (0–999,999,999). */
+export interface TimeSpec {
+  sec: number;
+  nsec: number;
+}
+
+export type FileKind = 'file' | 'directory' | 'symlink' | 'char' | 'block' | 'fifo' | 'socket';
+
+export interface DeviceNumber {
+  major: number;
+  minor: number;
+}
+
+/** What statx(2) tells of an inode. */
+export interface FileStat {
+  kind: FileKind;
+  /** All 16 bits: type and permissions. */
+  mode: number;
+  uid: number;
+  gid: number;
+  nlink: number;
+  /** A bigint: overlay uses the high bits of the 64. */
+  ino: bigint;
+  /** The file system. */
+  dev: DeviceNumber;
+  /** The device that a device node stands for. */
+  rdev: DeviceNumber;
+  size: number;
+  /** Allocated, in units of 512 bytes. */
+  blocks: number;
+  mtime: TimeSpec;
+  ctime: TimeSpec;
+  /** The mount's id as in mountinfo; null before Linux 5.8. */
+  mountId: number | null;
+  /** This is the root of a mount: something is mounted here. Always false before Linux 5.8. */
+  mountRoot: boolean;
+  /** The immutable or the append-only flag is set (chattr(1)). */
+  immutable: boolean;
+}
+
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_EMPTY_PATH = 0x1000;
+const AT_NO_AUTOMOUNT = 0x800;
+const STATX_BASIC_STATS = 0x7ff;
+const STATX_MNT_ID = 0x1000;
+const STATX_MNT_ID_UNIQUE = 0x4000;
+const STATX_ATTR_IMMUTABLE = 0x10;
+const STATX_ATTR_APPEND = 0x20;
+const STATX_ATTR_MOUNT_ROOT = 0x2000;
+
+const WANTED = STATX_BASIC_STATS | STATX_MNT_ID;
+const NOFOLLOW = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+const EMPTY = '' as ByteString;
+
+/** struct statx of linux/stat.h. */
+const raw = scratch(256);
+
+/** What `path` is, without following a symbolic link at its end: statx(2). */
+export function statAt(dirFd: number, path: PathBytes): FileStat {
+  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, raw) < 0) throw failed('statx', path);
+  return decode();
+}
+
+/** As {@link statAt}, but null where nothing is there (ENOENT, ENOTDIR). */
+export function tryStatAt(dirFd: number, path: PathBytes): FileStat | null {
+  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, raw) === 0) return decode();
+  const errno = lastErrno();
+  if (errno === os.errno.ENOENT || errno === os.errno.ENOTDIR) return null;
+  throw failed('statx', path);
+}
+
+/** What `path` leads to, symbolic links followed (magic links of /proc too): statx(2). */
+export function statFollowing(dirFd: number, path: PathBytes): FileStat {
+  if (libc().statx(dirFd, cPath(path, 'statx'), AT_NO_AUTOMOUNT, WANTED, raw) < 0) throw failed('statx', path);
+  return decode();
+}
+
+/** What an open descriptor is (O_PATH too): statx(2) with AT_EMPTY_PATH. */
+export function statFd(fd: number): FileStat {
+  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, WANTED, raw) < 0) throw failed('statx');
+  return decode();
+}
+
+/** The id of the descriptor's mount that is never used again until the next boot; null before Linux 6.8. */
+export function uniqueMountId(fd: number): number | null {
+  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, raw) < 0) throw failed('statx');
+  return (raw.readUInt32LE(0) & STATX_MNT_ID_UNIQUE) === 0 ? null : readU64(144);
+}
+
+function decode(): FileStat {
+  const attributes = raw.readUInt32LE(8);
+  const mode = raw.readUInt16LE(28);
+  return {
+    kind: kindOfMode(mode),
+    mode,
+    uid: raw.readUInt32LE(20),
+    gid: raw.readUInt32LE(24),
+    nlink: raw.readUInt32LE(16),
+    ino: raw.readBigUInt64LE(32),
+    dev: { major: raw.readUInt32LE(136), minor: raw.readUInt32LE(140) },
+    rdev: { major: raw.readUInt32LE(128), minor: raw.readUInt32LE(132) },
+    size: readU64(40),
+    blocks: readU64(48),
+    mtime: readTime(112),
+    ctime: readTime(96),
+    mountId: (raw.readUInt32LE(0) & STATX_MNT_ID) === 0 ? null : readU64(144),
+    mountRoot: (attributes & STATX_ATTR_MOUNT_ROOT) !== 0,
+    immutable: (attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) !== 0,
+  };
+}
+
+/** The kind that the type bits of a mode say. */
+export function kindOfMode(mode: number): FileKind {
+  switch (mode & constants.S_IFMT) {
+    case constants.S_IFDIR:
+      return 'directory';
+    case constants.S_IFLNK:
+      return 'symlink';
+    case constants.S_IFCHR:
+      return 'char';
+    case constants.S_IFBLK:
+      return 'block';
+    case constants.S_IFIFO:
+      return 'fifo';
+    case constants.S_IFSOCK:
+      return 'socket';
+    default:
+      return 'file';
+  }
+}
+
+function readTime(offset: number): TimeSpec {
+  return { sec: raw.readInt32LE(offset + 4) * 2 ** 32 + raw.readUInt32LE(offset), nsec: raw.readUInt32LE(offset + 8) };
+}
+
+function readU64(offset: number): number {
+  return raw.readUInt32LE(offset + 4) * 2 ** 32 + raw.readUInt32LE(offset);
+}
