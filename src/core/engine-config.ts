@@ -63,7 +63,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   driverOptions: {
     overlay: { index: false, xino: 'auto', redirectDir: true },
     copy: { useFfi: true },
-    erofs: { directio: true },
+    erofs: { directio: false },
   },
   keepBlobs: false,
   gc: { intervalMs: 10 * MINUTE, graceMs: MINUTE },

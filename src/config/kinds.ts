@@ -1,0 +1,105 @@
+/** The kinds of values that settings have: how each is read from TOML and from text, and written back. */
+import { isAbsolute, resolve } from 'node:path';
+import { formatDuration, formatSize, parseDuration, parseSize } from '../core/units.js';
+
+export interface Kind<T> {
+  /** What a right value looks like, for error messages and help. */
+  readonly expects: string;
+  /** From an environment variable or a flag; undefined if it is wrong. */
+  fromText(text: string): T | undefined;
+  /** From a parsed TOML value; undefined if it is wrong. */
+  fromToml(value: unknown): T | undefined;
+  /** As a TOML literal. */
+  toToml(value: T): string;
+}
+
+/** A string, whatever it says. */
+export const text: Kind<string> = {
+  expects: 'text',
+  fromText: (given) => given,
+  fromToml: (value) => (typeof value === 'string' ? value : undefined),
+  toToml: tomlString,
+};
+
+/** An absolute path; flags and the environment may be relative to the working directory. */
+export const path: Kind<string> = {
+  expects: 'an absolute path',
+  fromText: (given) => (given === '' ? undefined : resolve(given)),
+  fromToml: (value) => (typeof value === 'string' && isAbsolute(value) ? resolve(value) : undefined),
+  toToml: tomlString,
+};
+
+/** A path, or `off`. */
+export const pathOrOff: Kind<string> = {
+  expects: 'an absolute path, or "off"',
+  fromText: (given) => (given === 'off' ? given : path.fromText(given)),
+  fromToml: (value) => (value === 'off' ? value : path.fromToml(value)),
+  toToml: tomlString,
+};
+
+/** A loopback address with a port, or `off`. What has no password must not leave the machine. */
+export const loopbackOrOff: Kind<string> = parsed(
+  'a loopback address with its port such as "127.0.0.1:9469" or "[::1]:9469", or "off"',
+  (given) => (given === 'off' || parseLoopback(given) !== null ? given : undefined),
+);
+
+export const flag: Kind<boolean> = {
+  expects: 'true or false',
+  fromText: (given) => (given === 'true' ? true : given === 'false' ? false : undefined),
+  fromToml: (value) => (typeof value === 'boolean' ? value : undefined),
+  toToml: String,
+};
+
+/** Milliseconds, written such as `10m`. */
+export const duration: Kind<number> = {
+  expects: 'a duration such as "90s", "10m" or "1h30m"',
+  fromText: (given) => parseDuration(given) ?? undefined,
+  fromToml: (value) => (typeof value === 'string' ? (parseDuration(value) ?? undefined) : undefined),
+  toToml: (ms) => tomlString(formatDuration(ms)),
+};
+
+/** Bytes, written such as `10G`. */
+export const size: Kind<number> = {
+  expects: 'a size such as "64K" or "10G" (powers of 1024)',
+  fromText: (given) => parseSize(given) ?? undefined,
+  fromToml: (value) => (typeof value === 'string' ? (parseSize(value) ?? undefined) : undefined),
+  toToml: (bytes) => tomlString(formatSize(bytes)),
+};
+
+export function count(min: number, max: number): Kind<number> {
+  const within = (value: number): number | undefined =>
+    Number.isInteger(value) && value >= min && value <= max ? value : undefined;
+  return {
+    expects: `a whole number from ${min} to ${max}`,
+    fromText: (given) => (/^\d+$/.test(given) ? within(Number(given)) : undefined),
+    fromToml: (value) => (typeof value === 'number' ? within(value) : undefined),
+    toToml: String,
+  };
+}
+
+export function choice<T extends string>(...words: readonly T[]): Kind<T> {
+  return parsed(`one of ${words.map(tomlString).join(', ')}`, (given) => words.find((word) => word === given));
+}
+
+/** `127.0.0.1:9469`, `[::1]:9469` or `localhost:9469`; null if it is no loopback address or has no port. */
+export function parseLoopback(given: string): { host: string; port: number } | null {
+  const match = /^(127(?:\.\d{1,3}){3}|\[::1\]|localhost):(\d{1,5})$/.exec(given);
+  if (match === null) return null;
+  const port = Number(match[2]);
+  return port <= 65_535 ? { host: (match[1] ?? '').replace(/[[\]]/g, ''), port } : null;
+}
+
+/** A kind that is text both in TOML and elsewhere. */
+function parsed<T extends string>(expects: string, parse: (given: string) => T | undefined): Kind<T> {
+  return {
+    expects,
+    fromText: parse,
+    fromToml: (value) => (typeof value === 'string' ? parse(value) : undefined),
+    toToml: tomlString,
+  };
+}
+
+/** A TOML basic string escapes as JSON does, and DEL besides. */
+function tomlString(value: string): string {
+  return JSON.stringify(value).replaceAll('\u007f', '\\u007f');
+}
