@@ -56,6 +56,7 @@ const PROTOTYPES = {
   posixFadvise: ['posix_fadvise', 'int', ['int', 'int64_t', 'int64_t', 'int']],
   pread: ['pread', 'long', ['int', 'void *', 'size_t', 'int64_t']],
   pwrite: ['pwrite', 'long', ['int', 'void *', 'size_t', 'int64_t']],
+  read: ['read', 'long', ['int', 'void *', 'size_t']],
   readlinkat: ['readlinkat', 'long', ['int', 'void *', 'void *', 'size_t']],
   renameat2: ['renameat2', 'int', ['int', 'void *', 'int', 'void *', 'uint']],
   sendto: ['sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']],

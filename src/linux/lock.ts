@@ -1,0 +1,16 @@
+import { constants as os } from 'node:os';
+import { lastErrno, libc } from './libc.js';
+import { failed } from './system-error.js';
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/**
+ * flock(2): takes the exclusive lock of an open file without waiting; false if another holds it. The lock goes with
+ * the last descriptor of this open file, so with the process, however it ends.
+ */
+export function tryLock(fd: number): boolean {
+  if (libc().flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  if (lastErrno() === os.errno.EWOULDBLOCK) return false;
+  throw failed('flock');
+}

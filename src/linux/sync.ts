@@ -1,0 +1,41 @@
+/** Durability and the page cache; fsync(2) and fdatasync(2) are Node's. */
+import { libc } from './libc.js';
+import { failed, SystemError } from './system-error.js';
+
+/** sync_file_range(2) flags. */
+export const SYNC_RANGE = {
+  /** Wait for writeback that is under way. */
+  waitBefore: 1,
+  /** Start writeback of what is dirty. */
+  write: 2,
+  /** Wait for the writeback of all of it. */
+  waitAfter: 4,
+} as const;
+
+/** posix_fadvise(2) advice; the same numbers on x86_64 and arm64. */
+export const ADVICE = { normal: 0, random: 1, sequential: 2, willNeed: 3, dontNeed: 4, noReuse: 5 } as const;
+
+/** syncfs(2): waits until all dirty data and metadata of the file system of `fd` is durable. */
+export function syncfs(fd: number): void {
+  if (libc().syncfs(fd) < 0) throw failed('syncfs');
+}
+
+/**
+ * sync_file_range(2): starts or awaits writeback of a part of a file (length 0: to its end); `flags` is a sum of
+ * {@link SYNC_RANGE}. Makes nothing durable by itself: neither metadata nor the disk's cache are flushed.
+ */
+export function syncFileRange(fd: number, offset: number, length: number, flags: number): void {
+  if (libc().syncFileRange(fd, offset, length, flags) < 0) throw failed('sync_file_range');
+}
+
+/** posix_fadvise(2) on a part of a file (length 0: to its end). `dontNeed` drops clean pages only: sync first. */
+export function fadvise(
+  fd: number,
+  offset: number,
+  length: number,
+  advice: (typeof ADVICE)[keyof typeof ADVICE],
+): void {
+  // this call returns its errno
+  const errno = libc().posixFadvise(fd, offset, length, advice);
+  if (errno !== 0) throw new SystemError(errno, 'posix_fadvise', new Uint8Array());
+}
