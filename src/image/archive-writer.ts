@@ -9,7 +9,8 @@ import { type Digest, digestHex } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import { familiarName, familiarReference, parseReference } from '../core/reference.js';
 import type { ArchiveFormat } from '../core/words.js';
-import { encodeEntry, endOfArchive, padding } from '../tar/writer.js';
+import { padding } from '../tar/entry.js';
+import { encodeEntry, endOfArchive } from '../tar/writer.js';
 import { parseConfig } from './documents.js';
 import { blobPath, DOCKER_MANIFEST, INDEX, LAYOUT } from './members.js';
 import {
@@ -137,7 +138,7 @@ async function* tarOf(files: ReadonlyMap<ByteString, SavedBytes>): AsyncGenerato
   for (const [path, { size, open }] of files) {
     yield header('file', path, size);
     yield* exactly(size, open(), path);
-    yield padding(size);
+    yield Buffer.alloc(padding(size));
   }
   yield endOfArchive();
 }

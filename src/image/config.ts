@@ -78,11 +78,11 @@ function historyEntry(commit: Commit): HistoryEntry {
 }
 
 /**
- * One row per instruction, newest first, as `docker history` shows them. `layers` are the image's, bottom first. Layers
- * that the history does not tell of get a row of their own, above those that it does.
+ * One row per instruction, newest first, as `docker history` shows them. `sizes` are the bytes of the image's layers,
+ * bottom first. Layers that the history does not tell of get a row of their own, above those that it does.
  */
-export function historyRows(config: ImageConfig, layers: readonly { diffId: Digest; size: number }[]): HistoryRow[] {
-  const untold = layers.values();
+export function historyRows(config: ImageConfig, sizes: readonly number[]): HistoryRow[] {
+  const untold = config.diffIds.map((diffId, i) => ({ diffId, size: sizes[i] ?? 0 })).values();
   const rows = config.history.map((entry) =>
     rowOf(entry, entry.empty_layer === true ? undefined : untold.next().value),
   );

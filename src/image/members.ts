@@ -6,7 +6,8 @@
 import { type ByteString, bytesOf, displayBytes } from '../core/bytes.js';
 import { type Digest, digestFromHex, digestHex } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
-import type { IngestedLayer, LayerExpectation } from './host.js';
+import type { ArchiveHost, IngestedLayer, LayerExpectation, LayerSource } from './host.js';
+import { isNotDistributed } from './types.js';
 
 /** What the archive says of a layer that an image needs. */
 export interface WantedLayer extends LayerExpectation {
@@ -23,6 +24,8 @@ export interface ArchiveMembers {
   readonly label: string;
   /** What a bare tag in an OCI layout is a tag of: the archive's own name; null where it has none. */
   readonly baseName: string | null;
+  /** The archive says itself that it is whole: a tar may have been cut off between two members. */
+  readonly ended: boolean;
   /** The bytes of a JSON document, or null if there is no such member. Throws MANIFEST_INVALID if it is too large. */
   document(path: ByteString): Promise<Buffer | null>;
   /** Has the layer at `path` stored, verified against `wanted`. */
@@ -62,6 +65,57 @@ export function memberPath(name: ByteString): ByteString | null {
 export function linkTarget(path: ByteString, target: ByteString): ByteString | null {
   if (target.startsWith('/')) return null;
   return memberPath(`${path.slice(0, path.lastIndexOf('/') + 1)}${target}` as ByteString);
+}
+
+/** As the host's ingest; what is wrong with a layer is said with its name. */
+export async function ingestNamed(
+  host: ArchiveHost,
+  source: LayerSource,
+  expect: LayerExpectation,
+  signal: AbortSignal,
+): Promise<IngestedLayer> {
+  try {
+    return await host.ingest(source, expect, signal);
+  } catch (error) {
+    if (!(error instanceof LayerdError) || error.kind === 'cancelled') throw error;
+    const { code, message, details, hint } = error;
+    throw new LayerdError(code, `layer ${expect.name}: ${message}`, {
+      details: { ...details, layer: expect.name },
+      hint,
+      cause: error,
+    });
+  }
+}
+
+/** Throws the reason of an aborted signal; CANCELLED where it is no error of ours. */
+export function throwIfCancelled(signal: AbortSignal): void {
+  if (!signal.aborted) return;
+  const reason: unknown = signal.reason;
+  if (reason instanceof LayerdError) throw reason;
+  throw new LayerdError('CANCELLED', 'reading the archive was cancelled', { cause: reason });
+}
+
+/** Layers that are stored already need not be read: what counts is the diff ID that the image's config names. */
+export async function obtain(
+  host: ArchiveHost,
+  wanted: WantedLayer,
+  read: () => Promise<ObtainedLayer>,
+): Promise<ObtainedLayer> {
+  const { diffId, blobDigest } = wanted;
+  const stored = await host.present({ diffId, ...(blobDigest === undefined ? {} : { blobDigest }) });
+  if (stored?.diffId !== diffId) return await read();
+  return { diffId, blobDigest: blobDigest ?? null, size: stored.size, present: true };
+}
+
+export function missingLayer(label: string, path: ByteString, wanted: WantedLayer): LayerdError {
+  const what = `it is the layer ${wanted.diffId} of an image, and is not stored here either`;
+  if (!isNotDistributed(wanted.mediaType ?? '')) return missingMember(label, path, what);
+  return missingMember(
+    label,
+    path,
+    what,
+    'Its maker does not allow the layer to be handed on: archives lack it. Ask the maker.',
+  );
 }
 
 export function missingMember(label: string, path: ByteString, what: string, hint?: string): LayerdError {
