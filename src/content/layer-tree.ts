@@ -21,6 +21,7 @@ import {
   checkLinkTarget,
   cleanPath,
   entryError,
+  isOrdinary,
   meaningOf,
   WHITEOUT_PREFIX,
   whiteoutTarget,
@@ -75,11 +76,14 @@ export class LayerTree {
   readonly root: LayerNode = impliedDirectory();
   private readonly limits: LayerLimits;
   private readonly whitedOut = new Map<LayerNode, Set<ByteString>>();
+  /** The directory of an entry's path as it stood in the header, `prefix` with its slash; '' for none. */
+  private last: { prefix: ByteString; parent: LayerNode; path: ByteString };
   private entryCount = 0;
   private impliedCount = 0;
 
   constructor(limits: LayerLimits = DEFAULT_LIMITS) {
     this.limits = limits;
+    this.last = { prefix: ROOT, parent: this.root, path: ROOT };
   }
 
   /** Entries applied so far. */
@@ -99,6 +103,8 @@ export class LayerTree {
   apply(entry: TarEntry): LayerStep {
     const index = this.entryCount++;
     this.checkLimit(entry.path);
+    const sibling = this.placeBesideLast(entry.path);
+    if (sibling !== null) return this.applyAt(sibling, entry, index);
     const components = cleanPath(entry.path);
     const name = components.pop();
     if (name === undefined) return this.applyRoot(entry, index);
@@ -107,7 +113,8 @@ export class LayerTree {
       if (meaning !== 'plain') return this.applyMark(meaning, entry, components, name);
     }
     const place = this.place(components, name, entry.path);
-    return entry.type === 'hardlink' ? this.applyLink(entry, place) : this.applyNode(entry, index, place);
+    this.remember(entry.path, place);
+    return this.applyAt(place, entry, index);
   }
 
   /** Paths of the directories that are implied and not listed, the root left out; parents first. */
@@ -124,6 +131,31 @@ export class LayerTree {
     if (path === ROOT) return node;
     for (const name of path.split('/') as ByteString[]) node = node?.children?.get(name);
     return node;
+  }
+
+  /** Tars list a directory's files one after the other: the way to the parent is mostly that of the entry before. */
+  private placeBesideLast(entry: ByteString): Place | null {
+    const { prefix, parent, path } = this.last;
+    if (prefix === '' || !entry.startsWith(prefix)) return null;
+    const end = entry.endsWith('/') ? entry.length - 1 : entry.length;
+    const name = entry.slice(prefix.length, end) as ByteString;
+    if (name.includes('/') || !isOrdinary(name) || name.startsWith(WHITEOUT_PREFIX)) return null;
+    return { parent, name, path: below(path, name), implied: NOTHING_IMPLIED };
+  }
+
+  private remember(entry: ByteString, { parent, name, path }: Place): void {
+    const end = entry.endsWith('/') ? entry.length - 1 : entry.length;
+    const start = end - name.length;
+    if (start === 0 || entry[start - 1] !== '/' || !entry.startsWith(name, start)) return;
+    this.last = {
+      prefix: entry.slice(0, start) as ByteString,
+      parent,
+      path: path.slice(0, -name.length - 1) as ByteString,
+    };
+  }
+
+  private applyAt(place: Place, entry: TarEntry, index: number): LayerStep {
+    return entry.type === 'hardlink' ? this.applyLink(entry, place) : this.applyNode(entry, index, place);
   }
 
   private applyRoot(entry: TarEntry, index: number): LayerStep {
@@ -206,15 +238,17 @@ export class LayerTree {
 
   private put(place: Place, node: LayerNode, action: LayerAction, linkTo: ByteString): LayerStep {
     const replaced = place.parent.children?.get(place.name) ?? null;
-    if (replaced !== null) dropName(replaced);
+    if (replaced !== null) {
+      dropName(replaced);
+      this.last = { prefix: ROOT, parent: this.root, path: ROOT };
+    }
     place.parent.children?.set(place.name, node);
     return { action, path: place.path, implied: place.implied, node, replaced, linkTo };
   }
 
   private place(components: ByteString[], name: ByteString, entry: ByteString): Place {
     const directory = this.directory(components, entry);
-    const path = directory.path === ROOT ? name : (`${directory.path}/${name}` as ByteString);
-    return { parent: directory.node, name, path, implied: directory.implied };
+    return { parent: directory.node, name, path: below(directory.path, name), implied: directory.implied };
   }
 
   private directory(components: readonly ByteString[], entry: ByteString): ResolvedDirectory {
@@ -252,8 +286,12 @@ export function* walkLayer(root: LayerNode): Generator<[path: ByteString, node: 
     if (node !== root) yield next;
     if (node.children === null) continue;
     const children = [...node.children].sort(([a], [b]) => (a < b ? 1 : -1));
-    for (const [name, child] of children) pending.push([joinBytes(path, name), child]);
+    for (const [name, child] of children) pending.push([below(path, name), child]);
   }
+}
+
+function below(path: ByteString, name: ByteString): ByteString {
+  return path === ROOT ? name : (`${path}/${name}` as ByteString);
 }
 
 /** What an entry whose path has `.wh.` in it is; below a reserved name everything is reserved. */

@@ -65,7 +65,8 @@ export function cleanPath(path: ByteString, entry: ByteString = path): ByteStrin
   return components;
 }
 
-function isOrdinary(component: ByteString): boolean {
+/** A component that stays as it is. */
+export function isOrdinary(component: ByteString): boolean {
   return (
     component !== '' && component.length <= NAME_MAX && component !== '.' && component !== '..' && !hasNul(component)
   );
