@@ -8,10 +8,9 @@ import { constants as os } from 'node:os';
 import { fromBuffer, type ByteString } from '../core/bytes.js';
 import { lastErrno, libc, SYS } from './libc.js';
 import type { TimeSpec } from './stat.js';
-import { cPath, cPath2, failed, PATH_MAX, refused, scratch, type PathBytes } from './system-error.js';
+import { AT_FDCWD, cPath, cPath2, failed, PATH_MAX, refused, scratch, type PathBytes } from './system-error.js';
 
-/** In the place of a directory descriptor: paths are relative to the working directory. */
-export const AT_FDCWD = -100;
+export { AT_FDCWD };
 
 /** open(2) flags that node:fs constants lack; the same on x86_64 and arm64. */
 export const O_PATH = 0o10000000;

@@ -1,6 +1,8 @@
 /** The mount table: /proc/PID/mountinfo (proc_pid_mountinfo(5)), and who keeps a mount busy. */
-import { readFileSync } from 'node:fs';
-import { bytesOf, fromBuffer, type ByteString } from '../core/bytes.js';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { bytesOf, displayBytes, fromBuffer, type ByteString } from '../core/bytes.js';
+import { isErrno } from '../core/errors.js';
+import { mountIdOf } from './stat.js';
 
 export interface MountInfo {
   /** As in FileStat.mountId; reused after an unmount. */
@@ -43,6 +45,85 @@ export function mountsBelow(path: string, mounts: readonly MountInfo[] = readMou
 export function mountAt(path: string, mounts: readonly MountInfo[] = readMountinfo()): MountInfo | null {
   const bytes = bytesOf(path);
   return mounts.findLast(({ mountPoint }) => mountPoint === bytes) ?? null;
+}
+
+/** A process that keeps a mount from going. */
+export interface MountHolder {
+  pid: number;
+  command: string;
+  /** By its working directory, root, program, an open file, a mapped file, or a copy of the mount in its own namespace. */
+  how: 'cwd' | 'root' | 'exe' | 'file' | 'mapping' | 'namespace';
+}
+
+/**
+ * Who uses what is mounted at `target`: processes of any mount namespace that are visible here. A copy in another
+ * namespace does not make an unmount fail, but keeps the file system alive after it. Reads all of /proc: for errors.
+ */
+export function mountHolders(target: string): MountHolder[] {
+  const mount = mountAt(target);
+  if (mount === null) return [];
+  const seen = new Set([link('/proc/self/ns/mnt')]);
+  const holders: MountHolder[] = [];
+  for (const pid of list('/proc').filter((name) => /^\d+$/.test(name))) {
+    const how = use(`/proc/${pid}`, mount) ?? (namespaceHolds(pid, mount, seen) ? 'namespace' : null);
+    if (how !== null) holders.push({ pid: Number(pid), command: commandOf(pid), how });
+  }
+  return holders;
+}
+
+/** At most so many mounts and processes are named. */
+const HOLDERS_SHOWN = 8;
+
+/** Mounts below `target` and {@link mountHolders} as a phrase for a "busy" message; '' if none is found. */
+export function describeHolders(target: string): string {
+  const top = bytesOf(target);
+  const below = mountsBelow(target).filter(({ mountPoint }) => mountPoint !== top);
+  const names = [
+    ...below.map(({ mountPoint }) => `the mount ${displayBytes(mountPoint)}`),
+    ...mountHolders(target).map(({ pid, command, how }) => `${command} (pid ${pid}, ${how})`),
+  ];
+  const more = names.length - HOLDERS_SHOWN;
+  return names.slice(0, HOLDERS_SHOWN).join(', ') + (more > 0 ? ` and ${more} more` : '');
+}
+
+function use(process: string, { id }: MountInfo): MountHolder['how'] | null {
+  const on = (path: string): boolean => mountIdOf(bytesOf(path)) === id;
+  const direct = (['cwd', 'root', 'exe'] as const).find((name) => on(`${process}/${name}`));
+  if (direct !== undefined) return direct;
+  if (list(`${process}/fd`).some((fd) => on(`${process}/fd/${fd}`))) return 'file';
+  return list(`${process}/map_files`).some((range) => on(`${process}/map_files/${range}`)) ? 'mapping' : null;
+}
+
+/** One process speaks for all of its namespace. */
+function namespaceHolds(pid: string, { major, minor }: MountInfo, seen: Set<string | null>): boolean {
+  const namespace = link(`/proc/${pid}/ns/mnt`);
+  if (namespace === null || seen.has(namespace)) return false;
+  seen.add(namespace);
+  const mounts = unlessGone(() => readMountinfo(Number(pid))) ?? [];
+  return mounts.some((mount) => mount.major === major && mount.minor === minor);
+}
+
+function commandOf(pid: string): string {
+  const text = unlessGone(() => fromBuffer(readFileSync(`/proc/${pid}/comm`)));
+  return text === null ? 'a process' : displayBytes(text.trimEnd() as ByteString);
+}
+
+function list(directory: string): string[] {
+  return unlessGone(() => readdirSync(directory)) ?? [];
+}
+
+function link(path: string): string | null {
+  return unlessGone(() => readlinkSync(path));
+}
+
+/** Processes come and go, and some are hidden: what cannot be read holds nothing that we could name. */
+function unlessGone<T>(read: () => T): T | null {
+  try {
+    return read();
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT', 'ESRCH', 'EACCES', 'EPERM', 'EINVAL')) return null;
+    throw thrown;
+  }
 }
 
 /** `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue` */

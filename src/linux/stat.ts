@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { constants as os } from 'node:os';
 import type { ByteString } from '../core/bytes.js';
 import { lastErrno, libc } from './libc.js';
-import { cPath, failed, scratch, type PathBytes } from './system-error.js';
+import { AT_FDCWD, cPath, failed, scratch, type PathBytes } from './system-error.js';
 
 /** A time in seconds since the epoch (may be negative) and nanoseconds (0–999,999,999). */
 export interface TimeSpec {
@@ -47,6 +47,7 @@ export interface FileStat {
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const AT_EMPTY_PATH = 0x1000;
 const AT_NO_AUTOMOUNT = 0x800;
+const AT_STATX_DONT_SYNC = 0x4000;
 const STATX_BASIC_STATS = 0x7ff;
 const STATX_MNT_ID = 0x1000;
 const STATX_MNT_ID_UNIQUE = 0x4000;
@@ -85,6 +86,16 @@ export function statFollowing(dirFd: number, path: PathBytes): FileStat {
 export function statFd(fd: number): FileStat {
   if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, WANTED, raw) < 0) throw failed('statx');
   return decode();
+}
+
+/**
+ * The mount that `path` leads to (magic links of /proc too), or null where it leads nowhere or that is hidden. Asks no
+ * file system, so that a dead network mount does not hang it.
+ */
+export function mountIdOf(path: PathBytes): number | null {
+  const flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+  if (libc().statx(AT_FDCWD, cPath(path, 'statx'), flags, STATX_MNT_ID, raw) < 0) return null;
+  return (raw.readUInt32LE(0) & STATX_MNT_ID) === 0 ? null : readU64(144);
 }
 
 /** The id of the descriptor's mount that is never used again until the next boot; null before Linux 6.8. */

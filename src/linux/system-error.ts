@@ -41,6 +41,9 @@ export function refused(code: string, syscall: string, path: PathBytes = NO_PATH
   return new SystemError(errnoNumber(code), syscall, path);
 }
 
+/** In the place of a directory descriptor: paths are relative to the working directory. */
+export const AT_FDCWD = -100;
+
 /** Bytes that the kernel reads as a path, the terminating NUL included (PATH_MAX). */
 export const PATH_MAX = 4096;
 
