@@ -40,12 +40,21 @@ export interface StoredLayer {
   opaqueRoot: boolean;
 }
 
+/** Attributes of a snapshot's root, as the topmost layer that lists its root has them. */
+export interface RootAttributes {
+  mode: number;
+  uid: number;
+  gid: number;
+  mtime: { sec: number; nsec: number };
+}
+
 /** A snapshot as its row pins it. */
 export interface SnapshotSpec {
   /** Name of its directory below `s/`, and of its mount point below `m/`. */
   dir: string;
   /** Bottom first; may be empty. */
   stack: readonly StoredLayer[];
+  root: RootAttributes;
   readOnly: boolean;
   /** Bytes the upper may hold; null without a limit. */
   sizeLimit: number | null;
@@ -115,10 +124,7 @@ export type KeeperOf = (layer: StoredLayer) => LayerKeeper;
 
 /** One driver's snapshots. */
 export interface SnapshotKeeper {
-  /**
-   * Makes `s/DIR` for the snapshot; durable when it returns. `base` is a prepared directory (see {@link spare}) to
-   * take instead of making one.
-   */
+  /** Makes `s/DIR` for the snapshot; durable when it returns. */
   create(spec: SnapshotSpec): Promise<void>;
   /** The mount instructions of the snapshot; the same answer every time. Makes sure that the lowers are there. */
   instructions(spec: SnapshotSpec): MountInstruction[];

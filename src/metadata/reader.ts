@@ -14,7 +14,7 @@ import type {
 } from './rows.js';
 import { Sql } from './sql.js';
 
-const STACKED = `stored_layer.*, layer.diff_id, layer.size, layer.opaque_root
+const STACKED = `stored_layer.*, layer.diff_id, layer.size, layer.opaque_root, layer.root
   FROM stored_layer JOIN layer ON layer.id = stored_layer.layer_id`;
 
 const STACK_WALK = `
@@ -130,11 +130,20 @@ export class MetadataReader {
   /** The stored layers of a stack, bottom first. */
   stack(stackId: number): StackedRow[] {
     return this.sql.all(
-      `${STACK_WALK} SELECT stored_layer.*, layer.diff_id, layer.size, layer.opaque_root
+      `${STACK_WALK} SELECT stored_layer.*, layer.diff_id, layer.size, layer.opaque_root, layer.root
        FROM walk JOIN stored_layer ON stored_layer.id = walk.stored_layer_id
        JOIN layer ON layer.id = stored_layer.layer_id ORDER BY walk.depth`,
       stackId,
     );
+  }
+
+  /** What lies below a stored layer in the first stack that has it, bottom first. */
+  stackBelow(storedLayerId: number): StackedRow[] {
+    const row = this.sql.get<{ parent_id: number | null }>(
+      'SELECT parent_id FROM stack WHERE stored_layer_id = ? ORDER BY id LIMIT 1',
+      storedLayerId,
+    );
+    return row?.parent_id == null ? [] : this.stack(row.parent_id);
   }
 
   /** The stacks that snapshots lie on, each once. */

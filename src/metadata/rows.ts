@@ -9,6 +9,8 @@ export interface LayerRow {
   entries: number;
   opaque_root: number;
   implied: number;
+  /** JSON of the root's attributes where the tar lists its root. */
+  root: string | null;
   created: number;
 }
 
@@ -28,6 +30,7 @@ export interface StackedRow extends StoredLayerRow {
   diff_id: Digest;
   size: number;
   opaque_root: number;
+  root: string | null;
 }
 
 export interface ChainRow {

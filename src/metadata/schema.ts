@@ -2,7 +2,7 @@
  * The database: rows that say ready point at complete, durable, verified bytes. References are foreign keys, so a
  * refcount is a query. `PRAGMA user_version` is the schema's version; MIGRATIONS[n] leads from version n to n + 1.
  *
- * layer         what is known of one diff ID, whoever stores it
+ * layer         what is known of one diff ID, whoever stores it; `root` is JSON of the root's attributes, if listed
  * stored_layer  one driver's copy of it in l/DIR; `inherited` tells copies apart whose implied directories differ:
  *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes
  * stack         stored layers upon each other, as a tree that shares its lower parts; what snapshots pin
@@ -20,6 +20,7 @@ export const MIGRATIONS: readonly string[] = [
     entries INTEGER NOT NULL,
     opaque_root INTEGER NOT NULL,
     implied INTEGER NOT NULL,
+    root TEXT,
     created INTEGER NOT NULL
   ) STRICT;
 

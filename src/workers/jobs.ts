@@ -2,27 +2,12 @@
  * What worker threads do: the calls of drivers and content, by name. Arguments and results are structured-cloneable;
  * bytes go through ports. This is the only file that joins drivers to threads.
  */
-import type { MessagePort } from 'node:worker_threads';
 import { createDrivers } from '../../drivers/index.js';
-import { LayerdError } from '../core/errors.js';
 import { Places } from '../core/places.js';
 import { layerJobs } from './layer-jobs.js';
 import { snapshotJobs } from './snapshot-jobs.js';
 import { diskJobs } from './disk-jobs.js';
 import type { WorkerSettings } from './protocol.js';
-
-export interface JobContext {
-  signal: AbortSignal;
-  ports: MessagePort[];
-  progress(progress: unknown): void;
-}
-
-/** The port at `index`; a job that needs one fails clearly without it. */
-export function portOf(context: JobContext, index = 0): MessagePort {
-  const port = context.ports[index];
-  if (port === undefined) throw new LayerdError('INTERNAL', 'the job was called without its port');
-  return port;
-}
 
 /** Makes the jobs of one thread, with drivers of its own. */
 export function createJobs(settings: WorkerSettings) {

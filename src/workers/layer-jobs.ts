@@ -6,14 +6,14 @@ import type { Digest } from '../core/digest.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { KeptBlob } from '../content/kept-blob.js';
-import { catalogFile, catalogTree } from '../content/catalog.js';
+import { catalogFile, catalogTree } from '../content/catalog-file.js';
 import { fileSource } from '../content/file-source.js';
 import { ingest, type Expectation, type Ingested } from '../content/ingest.js';
 import { inheritedDirectories } from '../content/merge.js';
 import type { InheritedDirectory } from '../content/sink.js';
 import type { ByteSource } from '../content/source.js';
 import { pumpBytes, readBytes } from './byte-channel.js';
-import { portOf, type JobContext } from './jobs.js';
+import { portOf, type JobContext } from './job.js';
 
 /** Where the bytes of a layer come from: a region of a file, or the job's port. */
 export type BlobOrigin = { path: string; offset: number; length: number } | 'port';

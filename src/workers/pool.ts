@@ -2,20 +2,28 @@
  * Worker threads in lanes, so that a short call never queues behind a long one:
  *   short  – mkdir, mount, stat: what a client waits for
  *   unmount – an overlay unmount syncs its upper's file system and may take long
- *   bulk   – layers in and out, commits, checks
+ *   bulk   – layers coming in, commits, checks: one to a thread
+ *   stream – what goes out at the pace of a client: many to a thread, since they mostly wait
  *   sweep  – unlinking the trash
  * Threads start when they are needed and end when they have been idle for a while.
  */
 import { Worker, type MessagePort } from 'node:worker_threads';
 import { LayerdError } from '../core/errors.js';
-import type { JobArgs, JobName, JobProgress, JobResult } from './jobs.js';
+import type { JobArgs, JobName, JobResult } from './jobs.js';
 import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
 
-export type Lane = 'short' | 'unmount' | 'bulk' | 'sweep';
+export type Lane = 'short' | 'unmount' | 'bulk' | 'stream' | 'sweep';
 
-export interface RunOptions<K extends JobName> {
+/** How many threads a lane may have, and how many calls each takes at a time. */
+export interface LaneSize {
+  threads: number;
+  callsPerThread: number;
+}
+
+export interface RunOptions {
   ports?: MessagePort[];
-  progress?: (progress: JobProgress<K>) => void;
+  /** What the job tells on its way; its type is the job's. */
+  progress?: (progress: never) => void;
   signal?: AbortSignal;
 }
 
@@ -34,24 +42,31 @@ const IDLE_MS = 20_000;
 export class WorkerPool {
   private readonly lanes: Record<Lane, LaneQueue>;
 
-  constructor(settings: WorkerSettings, threads: Record<Lane, number>) {
+  constructor(settings: WorkerSettings, sizes: Record<Lane, LaneSize>) {
     this.lanes = {
-      short: new LaneQueue('short', settings, threads.short),
-      unmount: new LaneQueue('unmount', settings, threads.unmount),
-      bulk: new LaneQueue('bulk', settings, threads.bulk),
-      sweep: new LaneQueue('sweep', settings, threads.sweep),
+      short: new LaneQueue('short', settings, sizes.short),
+      unmount: new LaneQueue('unmount', settings, sizes.unmount),
+      bulk: new LaneQueue('bulk', settings, sizes.bulk),
+      stream: new LaneQueue('stream', settings, sizes.stream),
+      sweep: new LaneQueue('sweep', settings, sizes.sweep),
     };
   }
 
   /** Runs one job; rejects with a LayerdError. Ports are transferred. */
-  run<K extends JobName>(lane: Lane, job: K, args: JobArgs<K>, options: RunOptions<K> = {}): Promise<JobResult<K>> {
+  run<K extends JobName>(lane: Lane, job: K, args: JobArgs<K>, options: RunOptions = {}): Promise<JobResult<K>> {
     return this.lanes[lane].run(job, args, options);
   }
 
   /** Jobs waiting and running in each lane, for metrics. */
   depth(): Record<Lane, number> {
     const depth = (lane: Lane): number => this.lanes[lane].depth;
-    return { short: depth('short'), unmount: depth('unmount'), bulk: depth('bulk'), sweep: depth('sweep') };
+    return {
+      short: depth('short'),
+      unmount: depth('unmount'),
+      bulk: depth('bulk'),
+      stream: depth('stream'),
+      sweep: depth('sweep'),
+    };
   }
 
   /** Ends every thread; what still runs is rejected with SHUTTING_DOWN. */
@@ -67,21 +82,21 @@ class LaneQueue {
   private closed = false;
   private readonly name: Lane;
   private readonly settings: WorkerSettings;
-  private readonly maxThreads: number;
+  private readonly size: LaneSize;
 
-  constructor(name: Lane, settings: WorkerSettings, maxThreads: number) {
+  constructor(name: Lane, settings: WorkerSettings, size: LaneSize) {
     this.name = name;
     this.settings = settings;
-    this.maxThreads = maxThreads;
+    this.size = size;
   }
 
   get depth(): number {
     let running = 0;
-    for (const thread of this.threads) if (thread.busy) running += 1;
+    for (const thread of this.threads) running += thread.load;
     return this.waiting.length + running;
   }
 
-  run<K extends JobName>(job: K, args: JobArgs<K>, options: RunOptions<K>): Promise<JobResult<K>> {
+  run<K extends JobName>(job: K, args: JobArgs<K>, options: RunOptions): Promise<JobResult<K>> {
     const { ports = [], progress, signal } = options;
     if (this.closed) return Promise.reject(shuttingDown());
     if (signal?.aborted) return Promise.reject(cancelled(job));
@@ -99,7 +114,7 @@ class LaneQueue {
           signal?.removeEventListener('abort', abort);
           reject(error);
         },
-        progress: progress && ((value) => progress(value as JobProgress<K>)),
+        progress: progress && ((value) => progress(value as never)),
       };
       const abort = (): void => this.abort(call);
       signal?.addEventListener('abort', abort, { once: true });
@@ -121,21 +136,26 @@ class LaneQueue {
       call.reject(cancelled(call.job));
       return;
     }
-    for (const thread of this.threads) if (thread.running === call) thread.abort();
+    for (const thread of this.threads) thread.abort(call);
   }
 
   private dispatch(): void {
     while (this.waiting.length > 0) {
-      const thread = this.idleThread();
+      const thread = this.freeThread();
       if (thread === null) return;
       const call = this.waiting.shift();
       if (call !== undefined) thread.start(call);
     }
   }
 
-  private idleThread(): Thread | null {
-    for (const thread of this.threads) if (!thread.busy) return thread;
-    if (this.threads.size >= this.maxThreads) return null;
+  private freeThread(): Thread | null {
+    const usable = [...this.threads].filter((thread) => !thread.ending);
+    const idle = usable.find((thread) => thread.load === 0);
+    if (idle !== undefined) return idle;
+    if (usable.length >= this.size.threads) {
+      const least = usable.reduce((a, b) => (b.load < a.load ? b : a));
+      return least.load < this.size.callsPerThread ? least : null;
+    }
     const thread = new Thread(
       this.name,
       this.settings,
@@ -151,10 +171,12 @@ class LaneQueue {
 }
 
 class Thread {
-  running: Call | null = null;
+  private readonly running = new Map<number, Call>();
   private readonly worker: Worker;
   private idle: NodeJS.Timeout | null = null;
-  private ended: Promise<void>;
+  private readonly ended: Promise<void>;
+  /** It has been idle and is ending: it takes no calls any more. */
+  ending = false;
   private readonly onFree: () => void;
 
   constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, onGone: () => void) {
@@ -166,54 +188,51 @@ class Thread {
     this.ended = new Promise((resolve) => {
       this.worker.on('exit', () => {
         this.stopIdle();
-        const call = this.running;
-        this.running = null;
+        const calls = [...this.running.values()];
+        this.running.clear();
         onGone();
-        call?.reject(
-          failure === null
-            ? shuttingDown()
-            : new LayerdError('INTERNAL', `a worker thread died: ${failure.message}`, {
-                details: { job: call.job },
-                cause: failure,
-              }),
-        );
+        for (const call of calls) call.reject(failure === null ? shuttingDown() : threadDied(call.job, failure));
         resolve();
       });
     });
     this.worker.unref();
   }
 
-  get busy(): boolean {
-    return this.running !== null;
+  /** How many calls it has. */
+  get load(): number {
+    return this.running.size;
   }
 
   start(call: Call): void {
     this.stopIdle();
-    this.running = call;
+    this.running.set(call.id, call);
     this.worker.ref();
     const message: ToWorker = { call: call.id, job: call.job, args: call.args, ports: call.ports };
     this.worker.postMessage(message, call.ports);
   }
 
-  abort(): void {
-    if (this.running !== null) this.worker.postMessage({ abort: this.running.id } satisfies ToWorker);
+  abort(call: Call): void {
+    if (this.running.get(call.id) === call) this.worker.postMessage({ abort: call.id } satisfies ToWorker);
   }
 
   async end(): Promise<void> {
+    this.ending = true;
     await this.worker.terminate();
     await this.ended;
   }
 
   private receive(message: FromWorker): void {
-    const call = this.running;
-    if (call === null || call.id !== message.call) return;
+    const call = this.running.get(message.call);
+    if (call === undefined) return;
     if ('progress' in message) {
       call.progress?.(message.progress);
       return;
     }
-    this.running = null;
-    this.worker.unref();
-    this.idle = setTimeout(() => void this.worker.terminate(), IDLE_MS).unref();
+    this.running.delete(call.id);
+    if (this.running.size === 0) {
+      this.worker.unref();
+      this.idle = setTimeout(() => void this.end(), IDLE_MS).unref();
+    }
     if ('error' in message) call.reject(LayerdError.fromBody(message.error));
     else call.resolve(message.result);
     this.onFree();
@@ -223,6 +242,10 @@ class Thread {
     if (this.idle !== null) clearTimeout(this.idle);
     this.idle = null;
   }
+}
+
+function threadDied(job: string, failure: Error): LayerdError {
+  return new LayerdError('INTERNAL', `a worker thread died: ${failure.message}`, { details: { job }, cause: failure });
 }
 
 function shuttingDown(): LayerdError {

@@ -5,7 +5,7 @@ import { ingest, type Ingested } from '../content/ingest.js';
 import { tarOfTree } from '../content/tree-tar.js';
 import { freezeCgroup } from '../linux/cgroup.js';
 import { pumpBytes } from './byte-channel.js';
-import { portOf, type JobContext } from './jobs.js';
+import { portOf, type JobContext } from './job.js';
 
 /** A snapshot and the driver that made it. */
 export interface SnapshotArgs {

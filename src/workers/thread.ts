@@ -1,7 +1,8 @@
-/** The entry point of a worker thread: takes one call at a time and answers it. */
+/** The entry point of a worker thread: takes calls and answers them. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { LayerdError, toLayerdError } from '../core/errors.js';
-import { createJobs, type JobContext } from './jobs.js';
+import { createJobs } from './jobs.js';
+import type { JobContext } from './job.js';
 import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
 
 const port = parentPort;
@@ -10,11 +11,11 @@ if (port === null) throw new Error('thread.js runs as a worker thread only');
 const jobs: Record<string, (args: never, context: JobContext) => Promise<unknown>> = createJobs(
   workerData as WorkerSettings,
 );
-let running: { id: number; abort: AbortController } | null = null;
+const running = new Map<number, AbortController>();
 
 port.on('message', (message: ToWorker) => {
   if ('abort' in message) {
-    if (running?.id === message.abort) running.abort.abort();
+    running.get(message.abort)?.abort();
     return;
   }
   void serve(message);
@@ -23,17 +24,17 @@ port.on('message', (message: ToWorker) => {
 async function serve(message: Extract<ToWorker, { call: number }>): Promise<void> {
   const { call, job, args, ports } = message;
   const abort = new AbortController();
-  running = { id: call, abort };
+  running.set(call, abort);
   try {
     const run = jobs[job];
     if (run === undefined) throw new LayerdError('INTERNAL', `no such job: ${job}`);
     const context: JobContext = { signal: abort.signal, ports, progress: (progress) => reply({ call, progress }) };
     const result = await run(args as never, context);
-    running = null;
     reply({ call, result });
   } catch (thrown) {
-    running = null;
     reply({ call, error: toLayerdError(thrown).toBody() });
+  } finally {
+    running.delete(call);
   }
 }
 

@@ -13,3 +13,8 @@ export function recordEvent(
 export function trimEvents(tx: Transaction, args: { keep: number }): void {
   tx.sql.run('DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event) - ?', args.keep);
 }
+
+/** Answers when the writer can commit. */
+export function ping(tx: Transaction, _args: null): number {
+  return tx.now;
+}

@@ -2,13 +2,14 @@
 import { extendChain } from './chains.js';
 import { collect } from './collect.js';
 import { addContainer, countMount, removeContainer } from './containers.js';
-import { recordEvent, trimEvents } from './events.js';
+import { ping, recordEvent, trimEvents } from './events.js';
 import { addImage, removeImage, tagImage } from './images.js';
-import { addStoredLayer, fixInherited, healStoredLayer, holdPresentLayer, markDamaged } from './layers.js';
+import { addStoredLayer, addVariant, fixInherited, healStoredLayer, holdPresentLayer, markDamaged } from './layers.js';
 import { addLease, removeInternalLeases, removeLease, updateLease } from './leases.js';
 
 export const operations = {
   addStoredLayer,
+  addVariant,
   holdPresentLayer,
   markDamaged,
   healStoredLayer,
@@ -27,6 +28,7 @@ export const operations = {
   collect,
   recordEvent,
   trimEvents,
+  ping,
 } as const;
 
 export type OperationName = keyof typeof operations;

@@ -11,6 +11,8 @@ export interface NewStoredLayer {
   entries: number;
   opaqueRoot: boolean;
   implied: boolean;
+  /** JSON of the root's attributes where the tar lists its root. */
+  root: string | null;
   driver: DriverName;
   dir: string;
   disk: number;
@@ -18,47 +20,68 @@ export interface NewStoredLayer {
   blob: { digest: Digest; size: number; compression: string; kept: boolean; disk: number } | null;
 }
 
-/**
- * Makes a layer that is complete and durable in l/DIR known, under a lease. Where the driver has it already (another
- * load was faster) nothing is added, and `added` is false: the caller's directory is garbage.
- */
-export function addStoredLayer(tx: Transaction, layer: NewStoredLayer): { layerId: number; added: boolean } {
+/** What became of a stored layer that was to be made known. */
+export interface StoredLayerOutcome {
+  layerId: number;
+  /**
+   * added: it has a row now. present: the driver has a whole copy (another load was faster), the directory is garbage.
+   * heals: the driver's copies are damaged; the directory is to be exchanged with the first of them.
+   */
+  outcome: 'added' | 'present' | 'heals';
+}
+
+/** Makes a layer that is complete and durable in l/DIR known, under a lease. */
+export function addStoredLayer(tx: Transaction, layer: NewStoredLayer): StoredLayerOutcome {
   const layerId = layerOf(tx, layer);
-  const inherited = layer.implied ? 'open' : '';
-  const there = tx.sql.get<StoredLayerRow>(
-    'SELECT * FROM stored_layer WHERE layer_id = ? AND driver = ? AND damaged = 0 AND (? = 0 OR inherited = ?)',
+  const copies = tx.sql.all<StoredLayerRow>(
+    'SELECT * FROM stored_layer WHERE layer_id = ? AND driver = ?',
     layerId,
     layer.driver,
-    layer.implied ? 1 : 0,
-    inherited,
   );
-  if (there === undefined) {
-    tx.sql.run(
-      'INSERT INTO stored_layer (layer_id, driver, dir, inherited, disk, inodes) VALUES (?, ?, ?, ?, ?, ?)',
-      layerId,
-      layer.driver,
-      layer.dir,
-      inherited,
-      layer.disk,
-      layer.inodes,
-    );
-    tx.event('layer.create', layer.diffId, { size: layer.size, entries: layer.entries, driver: layer.driver });
-  }
   if (layer.blob !== null) addBlob(tx, layerId, layer.blob);
   holdLayer(tx, layer.leaseId, layerId);
-  return { layerId, added: there === undefined };
+  if (copies.some((copy) => copy.damaged === 0)) return { layerId, outcome: 'present' };
+  if (copies.length > 0) return { layerId, outcome: 'heals' };
+  insertStoredLayer(tx, layerId, layer);
+  tx.event('layer.create', layer.diffId, { size: layer.size, entries: layer.entries, driver: layer.driver });
+  return { layerId, outcome: 'added' };
+}
+
+/** Makes one more copy of a known layer known, whose implied directories have other attributes than those there are. */
+export function addVariant(
+  tx: Transaction,
+  args: { layerId: number; driver: DriverName; dir: string; inherited: string; disk: number; inodes: number },
+): number {
+  return insertStoredLayer(tx, args.layerId, args);
+}
+
+function insertStoredLayer(
+  tx: Transaction,
+  layerId: number,
+  copy: { driver: DriverName; dir: string; disk: number; inodes: number; implied?: boolean; inherited?: string },
+): number {
+  return tx.sql.insert(
+    'INSERT INTO stored_layer (layer_id, driver, dir, inherited, disk, inodes) VALUES (?, ?, ?, ?, ?, ?)',
+    layerId,
+    copy.driver,
+    copy.dir,
+    copy.inherited ?? (copy.implied === true ? 'open' : ''),
+    copy.disk,
+    copy.inodes,
+  );
 }
 
 function layerOf(tx: Transaction, layer: NewStoredLayer): number {
   const there = tx.sql.get<LayerRow>('SELECT * FROM layer WHERE diff_id = ?', layer.diffId);
   if (there !== undefined) return there.id;
   return tx.sql.insert(
-    'INSERT INTO layer (diff_id, size, entries, opaque_root, implied, created) VALUES (?, ?, ?, ?, ?, ?)',
+    'INSERT INTO layer (diff_id, size, entries, opaque_root, implied, root, created) VALUES (?, ?, ?, ?, ?, ?, ?)',
     layer.diffId,
     layer.size,
     layer.entries,
     layer.opaqueRoot ? 1 : 0,
     layer.implied ? 1 : 0,
+    layer.root,
     tx.now,
   );
 }
@@ -112,7 +135,7 @@ export function markDamaged(tx: Transaction, args: { dir: string; damaged: boole
   tx.sql.run('UPDATE stored_layer SET damaged = ? WHERE dir = ?', args.damaged ? 1 : 0, args.dir);
 }
 
-/** The directory of a damaged copy now holds whole bytes again (they were exchanged on disk). */
+/** The directory of a damaged copy holds whole bytes again: it was exchanged with a fresh one. */
 export function healStoredLayer(tx: Transaction, args: { dir: string; disk: number; inodes: number }): void {
   tx.sql.run(
     'UPDATE stored_layer SET damaged = 0, disk = ?, inodes = ? WHERE dir = ?',
@@ -127,7 +150,7 @@ export function healStoredLayer(tx: Transaction, args: { dir: string; disk: numb
   if (row !== undefined) tx.event('layer.heal', row.diff_id, { dir: args.dir });
 }
 
-/** Fixes the inherited attributes of a copy that no chain uses yet; `disk` may have changed by it. */
-export function fixInherited(tx: Transaction, args: { dir: string; inherited: string; disk: number }): void {
-  tx.sql.run('UPDATE stored_layer SET inherited = ?, disk = ? WHERE dir = ?', args.inherited, args.disk, args.dir);
+/** Fixes the inherited attributes of a copy that no chain uses yet. */
+export function fixInherited(tx: Transaction, args: { dir: string; inherited: string }): void {
+  tx.sql.run('UPDATE stored_layer SET inherited = ? WHERE dir = ?', args.inherited, args.dir);
 }

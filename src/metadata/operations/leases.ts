@@ -45,7 +45,7 @@ export function removeLease(tx: Transaction, args: { id: string }): void {
 }
 
 /** At start: operations that a lease was made for are gone. Returns how many there were. */
-export function removeInternalLeases(tx: Transaction): number {
+export function removeInternalLeases(tx: Transaction, _args: null): number {
   return tx.sql.run('DELETE FROM lease WHERE internal = 1');
 }
 

@@ -1,0 +1,243 @@
+/**
+ * Snapshots as overlay mounts: what overlay2 and erofs have in common. A driver gives the lowers, this the rest.
+ *
+ *   s/DIR/u   the upper (a writable snapshot)
+ *   s/DIR/w   overlay's work directory
+ *   s/DIR/e   an empty directory on top of the lowers of a read-only snapshot: it carries the attributes of the root,
+ *             and makes the second lower that overlay wants
+ *   m/DIR     where we mount it
+ */
+import { closeSync, constants, existsSync, fsyncSync, mkdirSync, openSync, rmdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
+import type { ByteSource } from '../src/content/source.js';
+import { bytesOf } from '../src/core/bytes.js';
+import { isErrno, LayerdError } from '../src/core/errors.js';
+import type { Change, MountInstruction, Usage } from '../src/core/words.js';
+import { measureTree } from '../src/disk/usage.js';
+import { AT_FDCWD, close, fchmodat, fchownat, fdPath, utimensat } from '../src/linux/files.js';
+import { MOUNT_DATA_MAX, umount } from '../src/linux/mount.js';
+import { describeHolders } from '../src/linux/mountinfo.js';
+import { OVERLAY_MAX_LOWERS, overlayMount, overlayMountAt, type OverlaySpec } from '../src/linux/overlay.js';
+import { tryStatAt } from '../src/linux/stat.js';
+import { syncfs } from '../src/linux/sync.js';
+import type { DriverContext, SnapshotKeeper, SnapshotSpec } from './driver.js';
+
+export class OverlaySnapshots implements SnapshotKeeper {
+  private readonly context: DriverContext;
+
+  constructor(context: DriverContext) {
+    this.context = context;
+  }
+
+  async create(spec: SnapshotSpec): Promise<void> {
+    if (spec.sizeLimit !== null) throw noSizeLimit();
+    if (spec.stack.length > OVERLAY_MAX_LOWERS) throw tooDeep(spec.stack.length);
+    const directory = this.context.places.snapshot(spec.dir);
+    mkdirSync(directory, { mode: 0o700 });
+    for (const name of spec.readOnly ? [EMPTY] : [UPPER, WORK]) mkdirSync(join(directory, name), { mode: 0o755 });
+    const root = bytesOf(join(directory, spec.readOnly ? EMPTY : UPPER));
+    fchownat(AT_FDCWD, root, spec.root.uid, spec.root.gid);
+    fchmodat(AT_FDCWD, root, spec.root.mode);
+    utimensat(AT_FDCWD, root, spec.root.mtime);
+    for (const path of [directory, this.context.places.snapshots]) syncDirectory(path);
+  }
+
+  instructions(spec: SnapshotSpec): MountInstruction[] {
+    const { lowers, upper, work } = this.overlay(spec);
+    const options = [
+      'index=off',
+      ...(this.context.options.overlay.redirectDir ? ['redirect_dir=on'] : []),
+      ...(spec.volatile ? ['volatile'] : []),
+      ...(upper === undefined ? [] : [`upperdir=${upper}`, `workdir=${work}`]),
+      `lowerdir=${lowers.join(':')}`,
+    ];
+    const length = options.join(',').length;
+    if (length <= MOUNT_DATA_MAX) return [{ type: 'overlay', source: 'overlay', options }];
+    throw new LayerdError(
+      'LAYER_LIMIT',
+      `the mount options of ${spec.stack.length} layers have ${length} bytes; mount(2) takes ${MOUNT_DATA_MAX}`,
+      {
+        details: { layers: spec.stack.length, found: length, limit: MOUNT_DATA_MAX },
+        hint: 'Let layerd mount it, or give the root a shorter path.',
+      },
+    );
+  }
+
+  mount(spec: SnapshotSpec): string {
+    const target = this.target(spec);
+    if (isMounted(target)) return target;
+    mkdirSync(target, { recursive: true, mode: 0o700 });
+    if (spec.volatile) this.forgetVolatile(spec);
+    overlayMountAt(this.overlay(spec), target);
+    return target;
+  }
+
+  unmount(spec: SnapshotSpec, options: { force: boolean }): void {
+    const target = this.target(spec);
+    if (isMounted(target)) detach(target, options.force);
+    try {
+      rmdirSync(target);
+    } catch (thrown) {
+      if (!isErrno(thrown, 'ENOENT')) throw thrown;
+    }
+  }
+
+  changes(spec: SnapshotSpec): AsyncIterable<Change> {
+    return upperChanges(this.upperPlaces(spec));
+  }
+
+  diff(spec: SnapshotSpec): ByteSource {
+    return upperDiff(this.upperPlaces(spec));
+  }
+
+  open(spec: SnapshotSpec): { path: string; close(): void } {
+    const target = this.target(spec);
+    if (isMounted(target)) return { path: target, close: () => undefined };
+    const fd = overlayMount(this.readable(spec));
+    return { path: fdPath(fd), close: () => close(fd) };
+  }
+
+  sync(spec: SnapshotSpec): void {
+    const fd = openSync(this.context.places.snapshot(spec.dir), 'r');
+    try {
+      syncfs(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  usage(spec: SnapshotSpec): Usage {
+    const { disk, inodes } = measureTree(this.context.places.snapshot(spec.dir));
+    return { bytes: disk, inodes };
+  }
+
+  release(spec: SnapshotSpec, options: { force: boolean }): void {
+    this.unmount(spec, options);
+  }
+
+  private target(spec: SnapshotSpec): string {
+    return this.context.places.mergedRoot(spec.dir);
+  }
+
+  private directory(spec: SnapshotSpec, name: string): string {
+    return join(this.context.places.snapshot(spec.dir), name);
+  }
+
+  /** The overlay of the snapshot, its lowers mounted where they need it. */
+  private overlay(spec: SnapshotSpec): OverlaySpec & { options: Record<string, string | true> } {
+    const { redirectDir, index, xino } = this.context.options.overlay;
+    const options: Record<string, string | true> = {
+      redirect_dir: redirectDir ? 'on' : 'off',
+      metacopy: 'off',
+      index: index ? 'on' : 'off',
+      xino,
+    };
+    const source = `layerd-${spec.dir}`;
+    if (spec.readOnly) return { lowers: this.viewLowers(spec), options, source, attributes: { readOnly: true } };
+    if (spec.volatile) options['volatile'] = true;
+    const lowers = this.lowers(spec);
+    if (lowers.length === 0) lowers.push(this.context.places.empty);
+    return { lowers, upper: this.directory(spec, UPPER), work: this.directory(spec, WORK), options, source };
+  }
+
+  /** The same tree for reading only, beside a mount that may be writing to the upper. */
+  private readable(spec: SnapshotSpec): OverlaySpec {
+    if (spec.readOnly) return this.overlay(spec);
+    const lowers = this.lowers(spec);
+    const redirects = {
+      redirect_dir: this.context.options.overlay.redirectDir ? 'follow' : 'nofollow',
+      metacopy: 'off',
+    };
+    // Overlay takes 500 lowers: with as many below, the upper has to be an upper, which a read-only mount may have.
+    if (lowers.length >= OVERLAY_MAX_LOWERS) return { ...this.overlay(spec), attributes: { readOnly: true } };
+    const all = [this.directory(spec, UPPER), ...lowers];
+    if (all.length === 1) all.push(this.context.places.empty);
+    return { lowers: all, options: redirects, source: 'layerd-read', attributes: { readOnly: true } };
+  }
+
+  private viewLowers(spec: SnapshotSpec): string[] {
+    const lowers = this.lowers(spec);
+    if (lowers.length < OVERLAY_MAX_LOWERS) lowers.unshift(this.directory(spec, EMPTY));
+    if (lowers.length === 1) lowers.push(this.context.places.empty);
+    return lowers;
+  }
+
+  /** Top first. What lies below an opaque root does not show; a layer that comes twice shows where it is topmost. */
+  private lowers(spec: SnapshotSpec): string[] {
+    const lowers = new Set<string>();
+    for (const layer of spec.stack.toReversed()) {
+      const lower = this.context.keeperOf(layer).lower(layer);
+      if (lower === null) {
+        throw new LayerdError('DRIVER_UNSUPPORTED', `a layer kept by ${layer.driver} cannot be a lower of an overlay`, {
+          details: { diffId: layer.diffId, driver: layer.driver },
+          hint: 'Migrate the layer to overlay2 or erofs, or use the driver that keeps it.',
+        });
+      }
+      lowers.add(lower);
+      if (layer.opaqueRoot) break;
+    }
+    return [...lowers];
+  }
+
+  private upperPlaces(spec: SnapshotSpec): UpperPlaces {
+    const target = this.target(spec);
+    return {
+      upper: this.directory(spec, spec.readOnly ? EMPTY : UPPER),
+      lowers: this.lowers(spec),
+      empty: this.context.places.empty,
+      root: spec.root,
+      merged: () => (isMounted(target) ? { path: target, close: () => undefined } : this.open(spec)),
+    };
+  }
+
+  /** After a crash a volatile upper must not be mounted again, says overlay; that its content may be lost was agreed. */
+  private forgetVolatile(spec: SnapshotSpec): void {
+    const mark = join(this.directory(spec, WORK), 'work', 'incompat');
+    if (existsSync(mark)) rmSync(mark, { recursive: true });
+  }
+}
+
+const UPPER = 'u';
+const WORK = 'w';
+const EMPTY = 'e';
+
+function isMounted(target: string): boolean {
+  return tryStatAt(AT_FDCWD, bytesOf(target))?.mountRoot ?? false;
+}
+
+function detach(target: string, force: boolean): void {
+  try {
+    umount(bytesOf(target), { detach: force });
+  } catch (thrown) {
+    if (!isErrno(thrown, 'EBUSY')) throw thrown;
+    const holders = describeHolders(target);
+    throw new LayerdError('MOUNT_BUSY', `${target} is in use${holders === '' ? '' : ` by ${holders}`}`, {
+      details: { path: target, holders },
+      hint: 'End the processes that use it, or force: it is then detached, and goes when they end.',
+      cause: thrown,
+    });
+  }
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function noSizeLimit(): LayerdError {
+  return new LayerdError('DRIVER_UNSUPPORTED', 'this driver cannot limit the size of a container', {
+    hint: 'Leave the size limit out.',
+  });
+}
+
+function tooDeep(depth: number): LayerdError {
+  return new LayerdError('LAYER_LIMIT', `overlay holds ${OVERLAY_MAX_LOWERS} layers at most, the image has ${depth}`, {
+    details: { limit: OVERLAY_MAX_LOWERS, found: depth },
+    hint: 'Build the image with fewer layers, or squash it.',
+  });
+}

@@ -1,0 +1,258 @@
+/**
+ * A layer as an extracted directory, written while its tar streams by:
+ *
+ *   l/DIR/d/         the tree: overlay's lower (whiteouts are 0/0 devices, opaque directories carry overlay's xattr)
+ *   l/DIR/x/N        the payload of tar entry N where the tree does not hold it: a later entry replaced it, or it
+ *                    belongs to a name that makes no file. Only there, so that the tar can be told again bit for bit.
+ *   l/DIR/catalog    the tar without its payloads
+ */
+import { closeSync, constants, ftruncateSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { bytesOf, type ByteString } from '../../src/core/bytes.js';
+import { DirectoryCursor } from '../../src/content/directory-cursor.js';
+import {
+  createDirectory,
+  createFile,
+  createLink,
+  createSpecial,
+  finishDirectory,
+  finishFile,
+} from '../../src/content/node-writer.js';
+import { catalogFile, writeCatalog } from '../../src/content/catalog-file.js';
+import type { LayerNode, LayerSink, LayerStep, LayerTree, StoredFacts } from '../../src/content/sink.js';
+import { measureTree } from '../../src/disk/usage.js';
+import { close, fdPathOf, O_CLOEXEC, O_PATH, renameat } from '../../src/linux/files.js';
+import { removeTree, removeTreeSync } from '../../src/linux/rmtree.js';
+import { syncfs } from '../../src/linux/sync.js';
+import { setXattr } from '../../src/linux/xattr.js';
+import type { SparseSegment, TarEntry } from '../../src/tar/entry.js';
+
+const OPAQUE = bytesOf('trusted.overlay.opaque');
+const YES = Buffer.from('y');
+
+/** The file that takes the payload of the entry at hand. */
+interface OpenFile {
+  fd: number;
+  /** Null for a payload that is only kept for export. */
+  node: LayerNode | null;
+  sparse: SparseWriter | null;
+}
+
+export class TreeSink implements LayerSink {
+  readonly driver = 'overlay2';
+  private readonly directory: string;
+  private readonly rootFd: number;
+  private readonly cursor: DirectoryCursor;
+  private readonly linkCursor: DirectoryCursor;
+  private keptFd: number | null = null;
+  private open: OpenFile | null = null;
+  private entry = -1;
+
+  /** `directory`: l/DIR, which must not exist. */
+  constructor(directory: string) {
+    this.directory = directory;
+    mkdirSync(directory, { mode: 0o700 });
+    mkdirSync(treeOf(directory), { mode: 0o755 });
+    this.rootFd = openSync(treeOf(directory), O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    this.cursor = new DirectoryCursor(this.rootFd);
+    this.linkCursor = new DirectoryCursor(this.rootFd);
+  }
+
+  bytes(): undefined {
+    return undefined;
+  }
+
+  step(step: LayerStep, entry: TarEntry): void {
+    this.entry += 1;
+    for (const { path } of step.implied) this.makeDirectory(path);
+    if (step.replaced !== null) this.remove(step.path, step.replaced);
+    const { node } = step;
+    if (step.action === 'create' && node !== null) this.create(step.path, node, entry);
+    else if (step.action === 'link') this.link(step.linkTo, step.path);
+    else if (step.action === 'whiteout' && node !== null) this.special(step.path, node);
+    if (this.open === null && entry.storedSize > 0) this.open = this.keptPayload();
+  }
+
+  payload(chunk: Buffer): void {
+    const { open } = this;
+    if (open === null) return;
+    if (open.sparse === null) writeAll(open.fd, chunk, null);
+    else open.sparse.write(chunk);
+  }
+
+  payloadEnd(): void {
+    this.finishOpen();
+  }
+
+  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+    this.finishDirectories('' as ByteString, tree.root);
+    this.finishRoot(tree.root);
+    this.closeAll();
+    writeCatalog(catalogFile(this.directory), catalog);
+    const fd = openSync(this.directory, 'r');
+    try {
+      // One sync for thousands of files; the directory's own name in l/ is durable with it.
+      syncfs(fd);
+    } finally {
+      closeSync(fd);
+    }
+    return measureTree(this.directory);
+  }
+
+  async abort(): Promise<void> {
+    this.closeAll();
+    await removeTree(dirname(this.directory), bytesOf(basename(this.directory)));
+  }
+
+  private create(path: ByteString, node: LayerNode, entry: TarEntry): void {
+    if (node.kind === 'directory') {
+      this.makeDirectory(path);
+      return;
+    }
+    if (node.kind !== 'file') {
+      this.special(path, node);
+      return;
+    }
+    const { dirFd, name } = this.cursor.parentOf(path);
+    const fd = createFile(dirFd, name);
+    this.open = { fd, node, sparse: entry.sparse === null ? null : new SparseWriter(fd, entry.sparse) };
+    if (entry.storedSize === 0) this.finishOpen();
+  }
+
+  private makeDirectory(path: ByteString): void {
+    const { dirFd, name } = this.cursor.parentOf(path);
+    createDirectory(dirFd, name);
+  }
+
+  private special(path: ByteString, node: LayerNode): void {
+    const { dirFd, name } = this.cursor.parentOf(path);
+    createSpecial(dirFd, name, node);
+  }
+
+  private link(from: ByteString, path: ByteString): void {
+    const target = this.linkCursor.parentOf(from);
+    const { dirFd, name } = this.cursor.parentOf(path);
+    createLink(target.dirFd, target.name, dirFd, name);
+  }
+
+  /** Takes what a later entry replaces out of the tree; payloads that no other name holds are kept for export. */
+  private remove(path: ByteString, replaced: LayerNode): void {
+    this.cursor.close();
+    this.linkCursor.close();
+    this.keepPayloads(path, replaced);
+    const { dirFd, name } = this.cursor.parentOf(path);
+    removeTreeSync(dirFd, name);
+  }
+
+  private keepPayloads(path: ByteString, node: LayerNode): void {
+    if (node.kind === 'file' && node.storedSize > 0 && node.links === 0) {
+      const { dirFd, name } = this.cursor.parentOf(path);
+      renameat(dirFd, name, this.kept(), bytesOf(String(node.entry)));
+      // Something must stand at the path for the removal that follows.
+      close(createFile(dirFd, name));
+    }
+    for (const [name, child] of node.children ?? []) this.keepPayloads(`${path}/${name}` as ByteString, child);
+  }
+
+  private keptPayload(): OpenFile {
+    return { fd: createFile(this.kept(), bytesOf(String(this.entry))), node: null, sparse: null };
+  }
+
+  private kept(): number {
+    if (this.keptFd === null) {
+      mkdirSync(keptOf(this.directory), { mode: 0o700 });
+      this.keptFd = openSync(keptOf(this.directory), O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    }
+    return this.keptFd;
+  }
+
+  private finishOpen(): void {
+    const { open } = this;
+    this.open = null;
+    if (open === null) return;
+    try {
+      if (open.node !== null) {
+        if (open.sparse !== null) ftruncateSync(open.fd, open.node.size);
+        finishFile(open.fd, open.node);
+      }
+    } finally {
+      close(open.fd);
+    }
+  }
+
+  /** Bottom up, since making children changes a directory's times. */
+  private finishDirectories(path: ByteString, node: LayerNode): void {
+    for (const [name, child] of node.children ?? []) {
+      if (child.kind !== 'directory') continue;
+      const below = (path === '' ? name : `${path}/${name}`) as ByteString;
+      this.finishDirectories(below, child);
+      const { dirFd } = this.cursor.parentOf(below);
+      if (child.opaque) setXattr(fdPathOf(dirFd, name), OPAQUE, YES);
+      finishDirectory(dirFd, name, child);
+    }
+  }
+
+  private finishRoot(root: LayerNode): void {
+    const parentFd = openSync(this.directory, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    try {
+      finishDirectory(parentFd, bytesOf(TREE), root);
+    } finally {
+      close(parentFd);
+    }
+  }
+
+  private closeAll(): void {
+    if (this.open !== null) close(this.open.fd);
+    this.open = null;
+    this.cursor.close();
+    this.linkCursor.close();
+    if (this.keptFd !== null) close(this.keptFd);
+    this.keptFd = null;
+    close(this.rootFd);
+  }
+}
+
+const TREE = 'd';
+
+/** The tree of a stored layer: overlay's lower. */
+export function treeOf(directory: string): string {
+  return join(directory, TREE);
+}
+
+/** Payloads that the tree does not hold. */
+export function keptOf(directory: string): string {
+  return join(directory, 'x');
+}
+
+function writeAll(fd: number, chunk: Buffer, position: number | null): void {
+  for (let done = 0; done < chunk.length;) {
+    done += writeSync(fd, chunk, done, chunk.length - done, position === null ? null : position + done);
+  }
+}
+
+/** Puts stored bytes, which come back to back, where the map of a sparse file says. */
+class SparseWriter {
+  private index = 0;
+  private within = 0;
+  private readonly fd: number;
+  private readonly segments: readonly SparseSegment[];
+
+  constructor(fd: number, segments: readonly SparseSegment[]) {
+    this.fd = fd;
+    this.segments = segments;
+  }
+
+  write(chunk: Buffer): void {
+    for (let done = 0; done < chunk.length;) {
+      const segment = this.segments[this.index];
+      if (segment === undefined) return;
+      const length = Math.min(chunk.length - done, segment.length - this.within);
+      writeAll(this.fd, chunk.subarray(done, done + length), segment.offset + this.within);
+      done += length;
+      this.within += length;
+      if (this.within < segment.length) continue;
+      this.index += 1;
+      this.within = 0;
+    }
+  }
+}

@@ -1,0 +1,18 @@
+/** Runs what concerns one key one after the other, and different keys side by side. */
+export class KeyedLock {
+  private readonly tails = new Map<string, Promise<void>>();
+
+  async run<T>(key: string, work: () => Promise<T>): Promise<T> {
+    const before = this.tails.get(key);
+    let release = (): void => undefined;
+    const tail = new Promise<void>((resolve) => (release = resolve));
+    this.tails.set(key, tail);
+    try {
+      await before;
+      return await work();
+    } finally {
+      if (this.tails.get(key) === tail) this.tails.delete(key);
+      release();
+    }
+  }
+}

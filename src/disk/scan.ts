@@ -1,0 +1,85 @@
+/** What lies in the store's directories, by name: recovery, check and df hold it against the rows. */
+import { readdirSync, statSync } from 'node:fs';
+import { isErrno } from '../core/errors.js';
+import type { Places } from '../core/places.js';
+import { linuxAvailable } from '../linux/libc.js';
+import { mountsBelow } from '../linux/mountinfo.js';
+import { measureTree, type Measure } from './usage.js';
+
+export interface StoreNames {
+  layers: string[];
+  snapshots: string[];
+  trees: string[];
+  blobs: string[];
+  trash: string[];
+  /** Anything else directly below the root. */
+  others: string[];
+  /** Names below RUN/l and RUN/m: mount points, mounted or not. */
+  layerMountPoints: string[];
+  mergedMountPoints: string[];
+  /** Those of them that something is mounted on now. */
+  mounted: string[];
+}
+
+const KNOWN = new Set(['lock', 'db', 'l', 's', 't', 'b', 'e', 'trash']);
+
+export function scanStore(places: Places): StoreNames {
+  const mounts = linuxAvailable().available ? mountsBelow(places.run).map((mount) => mount.mountPoint as string) : [];
+  return {
+    layers: namesIn(places.layers),
+    snapshots: namesIn(places.snapshots),
+    trees: namesIn(places.trees),
+    blobs: namesIn(places.blobs),
+    trash: namesIn(places.trash),
+    others: namesIn(places.root).filter((name) => !KNOWN.has(name)),
+    layerMountPoints: namesIn(places.layerMounts),
+    mergedMountPoints: namesIn(places.merged),
+    mounted: mounts,
+  };
+}
+
+/** Measures what lies at these paths, each by itself; null for what is not there. */
+export function measureAll(paths: readonly string[]): (Measure | null)[] {
+  return paths.map((path) => {
+    try {
+      if (statSync(path).isDirectory()) return measureTree(path);
+      return { disk: statSync(path).blocks * 512, inodes: 1 };
+    } catch (thrown) {
+      if (isErrno(thrown, 'ENOENT')) return null;
+      throw thrown;
+    }
+  });
+}
+
+/** Allocated bytes of the directories that hold the named things, and of the root itself. */
+export function measureFrame(places: Places): Measure {
+  const total: Measure = { disk: 0, inodes: 0 };
+  const frame = [
+    places.root,
+    places.layers,
+    places.snapshots,
+    places.trees,
+    places.blobs,
+    places.trash,
+    places.empty,
+    places.lock,
+  ];
+  for (const path of frame) {
+    try {
+      total.disk += statSync(path).blocks * 512;
+      total.inodes += 1;
+    } catch (thrown) {
+      if (!isErrno(thrown, 'ENOENT')) throw thrown;
+    }
+  }
+  return total;
+}
+
+function namesIn(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return [];
+    throw thrown;
+  }
+}

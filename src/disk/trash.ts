@@ -1,0 +1,84 @@
+/**
+ * What lost its row is renamed into the trash at once and unlinked later: removal takes as long as a rename, whatever
+ * the number of files, and a crash leaves the trash to the next start.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, readdirSync, renameSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { setImmediate as pause } from 'node:timers/promises';
+import { join } from 'node:path';
+import { bytesOf } from '../core/bytes.js';
+import { isErrno, toLayerdError } from '../core/errors.js';
+import type { Places } from '../core/places.js';
+import { linuxAvailable } from '../linux/libc.js';
+import { removeTree } from '../linux/rmtree.js';
+
+/** Names below l/, s/, t/ and b/ that nothing refers to any more. */
+export interface TrashList {
+  layers: readonly string[];
+  snapshots: readonly string[];
+  trees: readonly string[];
+  blobs: readonly string[];
+}
+
+/** Renames all of it into the trash; what is not there any more is no error. */
+export function moveToTrash(places: Places, list: TrashList): void {
+  mkdirSync(places.trash, { recursive: true, mode: 0o700 });
+  for (const name of list.layers) moveOne(places, places.layer(name), `l-${name}`);
+  for (const name of list.snapshots) moveOne(places, places.snapshot(name), `s-${name}`);
+  for (const name of list.trees) moveOne(places, places.tree(name), `t-${name}`);
+  for (const name of list.blobs) moveOne(places, places.blob(name), `b-${name}`);
+}
+
+function moveOne(places: Places, from: string, name: string): void {
+  try {
+    // The suffix lets a name come twice before the first is unlinked.
+    renameSync(from, join(places.trash, `${name}-${randomBytes(4).toString('hex')}`));
+  } catch (thrown) {
+    if (!isErrno(thrown, 'ENOENT')) throw thrown;
+  }
+}
+
+export interface Emptied {
+  /** Entries of the trash that were removed. */
+  removed: number;
+  bytes: number;
+  remaining: number;
+  /** Entries that could not be removed now, and why: a mount that someone left inside, say. */
+  held: string[];
+}
+
+/** Unlinks up to `entries` entries of the trash, letting others run in between. */
+export async function emptyTrash(places: Places, entries: number): Promise<Emptied> {
+  const names = namesIn(places.trash);
+  const emptied: Emptied = { removed: 0, bytes: 0, remaining: names.length, held: [] };
+  for (const name of names) {
+    if (emptied.removed === entries) break;
+    try {
+      emptied.bytes += await remove(places.trash, name);
+      emptied.removed += 1;
+      emptied.remaining -= 1;
+    } catch (thrown) {
+      emptied.held.push(toLayerdError(thrown).message);
+    }
+  }
+  return emptied;
+}
+
+async function remove(directory: string, name: string): Promise<number> {
+  if (linuxAvailable().available) {
+    const { bytes } = await removeTree(directory, bytesOf(name), { throttle: () => pause() });
+    return bytes;
+  }
+  await rm(join(directory, name), { recursive: true, force: true });
+  return 0;
+}
+
+function namesIn(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return [];
+    throw thrown;
+  }
+}

@@ -1,0 +1,435 @@
+/** The composition root: owns every long-lived object of the store, and answers what doors ask. */
+import { chmodSync, closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { release } from 'node:os';
+import { dirname } from 'node:path';
+import type { Logger } from 'pino';
+import { probeDrivers } from '../drivers/index.js';
+import { inflaterName } from './content/compression.js';
+import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, SaveOptions } from './core/api.js';
+import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
+import { LayerdError } from './core/errors.js';
+import { Places } from './core/places.js';
+import { VERSION } from './core/version.js';
+import type * as words from './core/words.js';
+import { Committer } from './image/commit.js';
+import { Images } from './image/images.js';
+import { Loader } from './image/load.js';
+import { Saver } from './image/save.js';
+import { fileSystemType, kernelFeatures } from './linux/features.js';
+import { linuxAvailable } from './linux/libc.js';
+import { tryLock } from './linux/lock.js';
+import { MetadataReader } from './metadata/reader.js';
+import { MetadataWriter } from './metadata/writer.js';
+import { Chains } from './store/chains.js';
+import { Checker } from './store/checker.js';
+import { Collector } from './store/collector.js';
+import { Containers } from './store/containers.js';
+import type { StoreContext } from './store/context.js';
+import { DiskReporter } from './store/disk-report.js';
+import { EventLog } from './store/event-log.js';
+import { Explainer } from './store/why.js';
+import { Layers } from './store/layers.js';
+import { Leases } from './store/leases.js';
+import { LayerListing } from './store/listing.js';
+import { StoreMetrics } from './store/metrics.js';
+import { recover, type RecoveryReport } from './store/recovery.js';
+import { WorkerPool } from './workers/pool.js';
+
+/** How the driver came to be chosen. */
+interface DriverChoice {
+  driver: words.DriverName;
+  reason: string;
+  probes: words.Info['drivers'];
+}
+
+export class Engine implements EngineApi {
+  /** What the start found to put right. */
+  readonly recovery: RecoveryReport;
+  private readonly config: EngineConfig;
+  private readonly context: StoreContext;
+  private readonly choice: DriverChoice;
+  private readonly lockFd: number;
+  private readonly started = Date.now();
+  private readonly loopDelay = monitorEventLoopDelay({ resolution: 10 });
+  private readonly layerStore: Layers;
+  private readonly listing: LayerListing;
+  private readonly imageStore: Images;
+  private readonly loader: Loader;
+  private readonly saver: Saver;
+  private readonly committer: Committer;
+  private readonly containerStore: Containers;
+  private readonly leaseStore: Leases;
+  private readonly collector: Collector;
+  private readonly checker: Checker;
+  private readonly diskReporter: DiskReporter;
+  private readonly explainer: Explainer;
+  private readonly eventLog: EventLog;
+  private readonly storeMetrics: StoreMetrics;
+
+  private constructor(parts: {
+    config: EngineConfig;
+    context: StoreContext;
+    choice: DriverChoice;
+    lockFd: number;
+    recovery: RecoveryReport;
+  }) {
+    const { config, context } = parts;
+    this.config = config;
+    this.context = context;
+    this.choice = parts.choice;
+    this.lockFd = parts.lockFd;
+    this.recovery = parts.recovery;
+    this.layerStore = new Layers(context);
+    this.listing = new LayerListing(context);
+    this.leaseStore = new Leases(context);
+    this.containerStore = new Containers(context);
+    this.imageStore = new Images(context, new Chains(context, this.layerStore));
+    this.loader = new Loader(context, this.layerStore, this.imageStore, this.leaseStore);
+    const shared = {
+      layers: this.layerStore,
+      images: this.imageStore,
+      leases: this.leaseStore,
+      containers: this.containerStore,
+    };
+    this.saver = new Saver(context, shared);
+    this.committer = new Committer(context, shared);
+    this.collector = new Collector(context, collectorSettings(config));
+    this.checker = new Checker(context);
+    this.diskReporter = new DiskReporter(context);
+    this.explainer = new Explainer(context);
+    this.eventLog = new EventLog(context);
+    this.storeMetrics = new StoreMetrics(context);
+    this.loopDelay.enable();
+  }
+
+  /**
+   * Takes the lock of the root, opens (or makes) the store, brings database, disk and mounts together, and starts the
+   * collector. Throws STORE_LOCKED naming the holder, DRIVER_UNAVAILABLE, STORE_NEWER, …
+   */
+  static async open(config: EngineConfig, log: Logger): Promise<Engine> {
+    const places = new Places(config.root, config.run);
+    const lockFd = takeLock(places);
+    let writer: MetadataWriter | null = null;
+    let pool: WorkerPool | null = null;
+    try {
+      makeDirectories(places);
+      const choice = chooseDriver(config, places);
+      writer = await MetadataWriter.open(places.database);
+      pool = new WorkerPool(
+        { root: config.root, run: config.run, driverOptions: config.driverOptions },
+        laneSizes(config.workers),
+      );
+      const context: StoreContext = {
+        places,
+        reader: new MetadataReader(places.database),
+        writer,
+        pool,
+        log,
+        driver: choice.driver,
+        keepBlobs: config.keepBlobs,
+        boot: bootId(),
+        staging: new Set(),
+      };
+      const recovery = await recover(context);
+      await tellRecovery(context, recovery);
+      const engine = new Engine({ config, context, choice, lockFd, recovery });
+      engine.collector.start();
+      return engine;
+    } catch (thrown) {
+      await pool?.close();
+      await writer?.close();
+      closeSync(lockFd);
+      throw thrown;
+    }
+  }
+
+  /** Takes settings that can change while it runs. */
+  reconfigure(change: ReloadableEngineConfig): void {
+    this.collector.reconfigure(collectorSettings({ ...this.config, ...change }));
+  }
+
+  /** Ends what runs, closes the database and lets go of the root. Mounts stay. */
+  async close(): Promise<void> {
+    this.loopDelay.disable();
+    this.eventLog.close();
+    await this.collector.close();
+    await this.context.pool.close();
+    await this.context.writer.close();
+    this.context.reader.close();
+    closeSync(this.lockFd);
+  }
+
+  async info(): Promise<words.Info> {
+    const { reader, places, driver } = this.context;
+    const { images, layers, containers, leases } = reader.counts();
+    return {
+      version: VERSION,
+      pid: process.pid,
+      node: process.version,
+      root: places.root,
+      run: places.run,
+      fileSystem: fileSystemType(places.root),
+      driver,
+      driverReason: this.choice.reason,
+      drivers: this.choice.probes,
+      kernel: kernelOf(),
+      inflater: inflaterName(),
+      counts: { images, layers, containers, leases },
+      started: this.started,
+      eventLoopDelayP99Ms: this.loopDelay.percentile(99) / 1e6,
+    };
+  }
+
+  async health(): Promise<{ ok: boolean; problems: string[] }> {
+    const problems: string[] = [];
+    await this.context.writer.run('ping', null).catch((thrown: Error) => problems.push(thrown.message));
+    await this.context.pool
+      .run('short', 'store.frame', undefined)
+      .catch((thrown: Error) => problems.push(thrown.message));
+    return { ok: problems.length === 0, problems };
+  }
+
+  metrics(): Promise<string> {
+    return this.storeMetrics.text(this.loopDelay.percentile(99) / 1e9);
+  }
+
+  load(
+    input: ArchiveInput,
+    options: LoadOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<words.LoadResult> {
+    return this.loader.load(input, options, progress, signal);
+  }
+
+  save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }> {
+    return this.saver.save(options, signal);
+  }
+
+  images(): words.ImageSummary[] {
+    return this.imageStore.list();
+  }
+
+  image(name: string): words.ImageDetail {
+    return this.imageStore.detail(this.imageStore.find(name));
+  }
+
+  history(name: string): words.HistoryRow[] {
+    return this.imageStore.history(this.imageStore.find(name));
+  }
+
+  tag(source: string, target: string): Promise<words.ImageSummary> {
+    return this.imageStore.tag(source, target);
+  }
+
+  async removeImage(name: string, options: { force?: boolean }): Promise<words.RemovedImage> {
+    const removed = await this.imageStore.remove(name, options.force ?? false);
+    this.collector.soon();
+    return removed;
+  }
+
+  layers(): words.LayerSummary[] {
+    return this.listing.list();
+  }
+
+  layer(digestOrPrefix: string): words.LayerSummary {
+    return this.listing.summary(this.listing.find(digestOrPrefix));
+  }
+
+  layerTree(): words.LayerTreeNode[] {
+    return this.listing.tree();
+  }
+
+  async layerTar(digestOrPrefix: string, signal: AbortSignal): ReturnType<EngineApi['layerTar']> {
+    const row = this.listing.find(digestOrPrefix);
+    return { stream: this.layerStore.tar(row, signal), size: row.size, diffId: row.diff_id };
+  }
+
+  createContainer(image: string, options: words.CreateContainerOptions): Promise<words.ContainerSummary> {
+    return this.containerStore.create(this.imageStore.find(image), image, options);
+  }
+
+  containers(): words.ContainerSummary[] {
+    return this.containerStore.list();
+  }
+
+  container(name: string): words.ContainerDetail {
+    return this.containerStore.detail(this.containerStore.find(name));
+  }
+
+  mount(name: string): Promise<words.MountResult> {
+    return this.containerStore.mount(name);
+  }
+
+  mountInstructions(name: string): Promise<words.MountInstruction[]> {
+    return this.containerStore.instructions(name);
+  }
+
+  unmount(name: string, options: { force?: boolean }): Promise<{ mounts: number }> {
+    return this.containerStore.unmount(name, options.force ?? false);
+  }
+
+  async removeContainer(name: string, options: { force?: boolean }): Promise<{ id: string }> {
+    const removed = await this.containerStore.remove(name, options.force ?? false);
+    this.collector.soon();
+    return removed;
+  }
+
+  async changes(name: string, signal: AbortSignal): Promise<AsyncIterable<words.Change[]>> {
+    this.containerStore.find(name);
+    return this.containerStore.changes(name, signal);
+  }
+
+  async diff(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    return this.containerStore.diff(name, signal);
+  }
+
+  async exportContainer(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    return this.containerStore.export(name, signal);
+  }
+
+  commit(
+    name: string,
+    options: words.CommitOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<words.CommitResult> {
+    return this.committer.commit(name, options, progress, signal);
+  }
+
+  usage(name: string): Promise<words.Usage> {
+    return this.containerStore.usage(name);
+  }
+
+  gc(options: words.GcOptions): Promise<words.GcReport> {
+    return this.collector.run(options);
+  }
+
+  check(options: words.CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<words.CheckReport> {
+    return this.checker.check(options, progress, signal);
+  }
+
+  diskUsage(): Promise<words.DiskReport> {
+    return this.diskReporter.report();
+  }
+
+  async why(subject: string): Promise<words.WhyReport> {
+    return this.explainer.explain(subject);
+  }
+
+  createLease(options: Parameters<EngineApi['createLease']>[0]): Promise<words.Lease> {
+    return this.leaseStore.create(options);
+  }
+
+  leases(): words.Lease[] {
+    return this.leaseStore.list();
+  }
+
+  updateLease(id: string, change: { ttlMs?: number; add?: string[] }): Promise<words.Lease> {
+    return this.leaseStore.update(id, change);
+  }
+
+  async removeLease(id: string): Promise<void> {
+    await this.leaseStore.remove(id);
+    this.collector.soon();
+  }
+
+  events(since: number, follow: boolean, signal: AbortSignal): AsyncIterable<words.EngineEvent> {
+    return this.eventLog.read(since, follow, signal);
+  }
+}
+
+function collectorSettings(config: Pick<EngineConfig, 'gc' | 'events'>) {
+  return { ...config.gc, maxEvents: config.events.maxRows };
+}
+
+function kernelOf(): words.Info['kernel'] {
+  if (!linuxAvailable().available) return { release: release(), features: {} };
+  const { release: kernel, mountApi, overlay, erofs } = kernelFeatures();
+  return {
+    release: kernel,
+    features: {
+      mountApi,
+      overlay: overlay !== null,
+      overlayByDescriptor: overlay === 'fd',
+      erofsFromFiles: erofs === 'files',
+    },
+  };
+}
+
+/** Streams wait for their readers, so one thread has many of them. */
+function laneSizes(workers: EngineConfig['workers']): ConstructorParameters<typeof WorkerPool>[1] {
+  const one = (threads: number) => ({ threads, callsPerThread: 1 });
+  return {
+    short: one(workers.short),
+    unmount: one(workers.unmount),
+    bulk: one(workers.bulk),
+    stream: { threads: 2, callsPerThread: 64 },
+    sweep: one(workers.sweep),
+  };
+}
+
+/** One daemon per root: the lock goes with the process, however it ends. */
+function takeLock(places: Places): number {
+  mkdirSync(places.root, { recursive: true, mode: 0o700 });
+  const fd = openSync(places.lock, 'a+', 0o600);
+  const taken = !linuxAvailable().available || tryLock(fd);
+  if (!taken) {
+    const holder = readFileSync(places.lock, 'utf8').trim();
+    closeSync(fd);
+    throw new LayerdError('STORE_LOCKED', `another layerd (pid ${holder}) has the root ${places.root}`, {
+      details: { root: places.root, pid: holder },
+      hint: 'Stop that daemon, or give this one a root of its own (--root).',
+    });
+  }
+  ftruncateSync(fd, 0);
+  writeSync(fd, `${process.pid}\n`);
+  return fd;
+}
+
+function makeDirectories(places: Places): void {
+  chmodSync(places.root, 0o700);
+  const mine = [dirname(places.database), places.layers, places.snapshots, places.trees, places.blobs, places.trash];
+  for (const path of [...mine, places.empty]) mkdirSync(path, { recursive: true, mode: 0o700 });
+  mkdirSync(places.run, { recursive: true, mode: 0o755 });
+  for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
+}
+
+function chooseDriver(config: EngineConfig, places: Places): DriverChoice {
+  const probes = probeDrivers(places, config.driverOptions);
+  const best = probes.find((probe) => probe.available);
+  const wanted = config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver);
+  if (wanted?.available !== true) {
+    const reason = wanted?.reason ?? 'no driver works here';
+    throw new LayerdError('DRIVER_UNAVAILABLE', `the driver ${config.driver} cannot be used here: ${reason}`, {
+      details: { driver: config.driver },
+      hint: 'Use --driver auto, or --driver copy, which runs anywhere.',
+    });
+  }
+  const how = config.driver === 'auto' ? 'the best that works here' : 'configured';
+  return { driver: wanted.name, reason: `${how}: ${wanted.reason}`, probes };
+}
+
+async function tellRecovery(context: StoreContext, recovery: RecoveryReport): Promise<void> {
+  const { strays, mounts, unmounted, leases, damaged } = recovery;
+  const data = {
+    strays: strays.length,
+    mounts: mounts.length,
+    unmounted: unmounted.length,
+    leases,
+    damaged: damaged.length,
+  };
+  if (Object.values(data).every((count) => count === 0)) return;
+  context.log.warn({ ...data, paths: strays.slice(0, 20), damagedLayers: damaged.slice(0, 20) }, 'store recovered');
+  await context.writer.run('recordEvent', { type: 'store.recover', subject: '', data });
+}
+
+function bootId(): string {
+  try {
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  } catch {
+    // Not Linux: nothing is mounted there, so nothing depends on it.
+    return 'unknown';
+  }
+}

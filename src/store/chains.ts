@@ -1,0 +1,81 @@
+/** Layers upon each other. */
+import type { ChainRow, LayerRow, StackedRow } from '../metadata/rows.js';
+import { chainId } from '../core/digest.js';
+import { KeyedLock } from '../core/keyed-lock.js';
+import { newDir, storedLayer, type StoreContext } from './context.js';
+import type { Layers } from './layers.js';
+
+export class Chains {
+  private readonly context: StoreContext;
+  private readonly layers: Layers;
+  /** Fixing what a copy inherits is done by one at a time. */
+  private readonly fixing = new KeyedLock();
+
+  constructor(context: StoreContext, layers: Layers) {
+    this.context = context;
+    this.layers = layers;
+  }
+
+  /**
+   * The chain of these layers, bottom first; made where it is new. The layers must be held by a lease. Null for no
+   * layers. Layers whose tar implies directories take their attributes from the chain below, so they wait for it.
+   */
+  async ensure(layers: readonly LayerRow[]): Promise<ChainRow | null> {
+    const { reader, writer } = this.context;
+    let parent: ChainRow | null = null;
+    let steps: { layerId: number; storedLayerId: number }[] = [];
+    let position = 0;
+    for (; position < layers.length; position += 1) {
+      const layer = layers[position];
+      if (layer === undefined) break;
+      const there = reader.chainById(chainId(parent?.chain_id ?? null, layer.diff_id));
+      if (there === undefined) break;
+      parent = there;
+    }
+    for (const layer of layers.slice(position)) {
+      if (layer.implied === 1 && steps.length > 0) {
+        parent = await writer.run('extendChain', { parent: parent?.id ?? null, steps });
+        steps = [];
+      }
+      const copy = layer.implied === 1 ? await this.variant(layer, parent) : this.layers.wholeCopy(layer);
+      steps.push({ layerId: layer.id, storedLayerId: copy.id });
+    }
+    if (steps.length === 0) return parent;
+    return writer.run('extendChain', { parent: parent?.id ?? null, steps });
+  }
+
+  /** The copy of a layer whose implied directories are as the chain below has them; made where there is none. */
+  private variant(layer: LayerRow, parent: ChainRow | null): Promise<StackedRow> {
+    return this.fixing.run(layer.diff_id, async () => {
+      const { reader, writer, pool, staging } = this.context;
+      const whole = this.layers.wholeCopy(layer);
+      const below = (parent === null ? [] : reader.stack(parent.stack_id)).map(storedLayer).reverse();
+      const { digest, directories } = await pool.run('bulk', 'layer.inheritance', { layer: storedLayer(whole), below });
+      const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0 && row.driver === whole.driver);
+      const same = copies.find((row) => row.inherited === digest);
+      if (same !== undefined) return same;
+      const open = copies.find((row) => row.inherited === 'open');
+      if (open !== undefined) {
+        await pool.run('bulk', 'layer.inherit', { layer: storedLayer(open), directories });
+        await writer.run('fixInherited', { dir: open.dir, inherited: digest });
+        return { ...open, inherited: digest };
+      }
+      const dir = newDir();
+      staging.add(dir);
+      try {
+        const { facts } = await this.layers.copy(storedLayer(whole), whole.driver, dir);
+        await pool.run('bulk', 'layer.inherit', { layer: { ...storedLayer(whole), dir }, directories });
+        const id = await writer.run('addVariant', {
+          layerId: layer.id,
+          driver: whole.driver,
+          dir,
+          inherited: digest,
+          ...facts,
+        });
+        return { ...whole, id, dir, inherited: digest };
+      } finally {
+        staging.delete(dir);
+      }
+    });
+  }
+}

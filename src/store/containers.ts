@@ -1,0 +1,243 @@
+/** Containers: snapshots made from an image, each with a writable upper of its own. */
+import { randomBytes } from 'node:crypto';
+import type { SnapshotSpec } from '../../drivers/driver.js';
+import { LayerdError } from '../core/errors.js';
+import { KeyedLock } from '../core/keyed-lock.js';
+import type {
+  Change,
+  ContainerDetail,
+  ContainerSummary,
+  CreateContainerOptions,
+  MountInstruction,
+  MountResult,
+  Usage,
+} from '../core/words.js';
+import type { ContainerWithSnapshot } from '../metadata/reader.js';
+import type { ImageRow } from '../metadata/rows.js';
+import { byteChannel, readBytes } from '../workers/byte-channel.js';
+import { newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
+import { streamOf } from './layers.js';
+
+const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
+const ID_PREFIX = /^[0-9a-f]{1,64}$/;
+
+type StreamingJob = 'snapshot.changes' | 'snapshot.diff' | 'snapshot.export';
+
+export class Containers {
+  private readonly context: StoreContext;
+  /** What happens to one container happens one after the other. */
+  private readonly locks = new KeyedLock();
+
+  constructor(context: StoreContext) {
+    this.context = context;
+  }
+
+  /** Makes a container from an image. `image` is what it was asked for by. */
+  async create(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
+    const { reader, writer, pool, staging, driver } = this.context;
+    const id = randomBytes(32).toString('hex');
+    const name = options.name ?? `${id.slice(0, 12)}`;
+    if (!NAME.test(name)) {
+      throw new LayerdError('INVALID_ARGUMENT', `${JSON.stringify(name)} is not a name for a container`, {
+        details: { name },
+        hint: 'Letters, digits, and behind the first also _ . - ; at most 128.',
+      });
+    }
+    if (reader.containerByName(name) !== undefined) throw nameTaken(name);
+    const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
+    const dir = newDir();
+    const spec: SnapshotSpec = {
+      dir,
+      ...stackOf(reader, chain?.stack_id ?? null),
+      readOnly: options.readOnly ?? false,
+      sizeLimit: options.sizeLimit ?? null,
+      volatile: options.volatile ?? false,
+    };
+    staging.add(dir);
+    try {
+      await pool.run('short', 'snapshot.create', { driver, spec });
+      await writer
+        .run('addContainer', {
+          id,
+          name,
+          imageId: row.image_id,
+          image,
+          labels: options.labels ?? {},
+          dir,
+          driver,
+          chainId: chain?.id ?? null,
+          stackId: chain?.stack_id ?? null,
+          readOnly: spec.readOnly,
+          volatile: spec.volatile,
+          sizeLimit: spec.sizeLimit,
+        })
+        .catch(async (thrown: unknown) => {
+          await this.throwAway({ driver, spec });
+          throw thrown;
+        });
+    } finally {
+      staging.delete(dir);
+    }
+    return this.summary(this.find(id));
+  }
+
+  /** By id, unique prefix of an id, or name. Throws CONTAINER_NOT_FOUND, AMBIGUOUS_ID. */
+  find(text: string): ContainerWithSnapshot {
+    const { reader } = this.context;
+    const exact = reader.containerById(text) ?? reader.containerByName(text);
+    if (exact !== undefined) return exact;
+    const matches = ID_PREFIX.test(text) ? reader.containersByPrefix(text) : [];
+    const [first] = matches;
+    if (first === undefined) {
+      throw new LayerdError('CONTAINER_NOT_FOUND', `no container has the id or name ${text}`, {
+        details: { container: text },
+        hint: '`layerctl ps` lists the containers.',
+      });
+    }
+    if (matches.length > 1) {
+      throw new LayerdError('AMBIGUOUS_ID', `several containers have ids that begin with ${text}`, {
+        details: { container: text, matches: matches.map((row) => row.id) },
+        hint: 'Give more digits, or the name.',
+      });
+    }
+    return first;
+  }
+
+  list(): ContainerSummary[] {
+    return this.context.reader.containers().map((row) => this.summary(row));
+  }
+
+  detail(row: ContainerWithSnapshot): ContainerDetail {
+    const { reader, places } = this.context;
+    const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
+    const { spec } = snapshotOf(reader, row);
+    return {
+      ...this.summary(row),
+      chainId: chain?.chain_id ?? null,
+      layers: spec.stack.map((layer) => layer.diffId),
+      directories: { snapshot: places.snapshot(row.dir), merged: places.mergedRoot(row.dir) },
+      sizeLimit: row.size_limit,
+    };
+  }
+
+  /** Mounts the merged root; every call holds one more mount, and needs an unmount. */
+  mount(text: string): Promise<MountResult> {
+    return this.locked(text, async (row) => {
+      const path = await this.context.pool.run('short', 'snapshot.mount', snapshotOf(this.context.reader, row));
+      const mounts = await this.countMount(row, 1);
+      return { path, mounts };
+    });
+  }
+
+  /** Instructions for a runtime that mounts by itself. Nothing is counted: the daemon does not see such mounts. */
+  instructions(text: string): Promise<MountInstruction[]> {
+    const row = this.find(text);
+    return this.context.pool.run('short', 'snapshot.instructions', snapshotOf(this.context.reader, row));
+  }
+
+  /** Gives one mount back; the last one unmounts. `force` gives all back and detaches a busy mount. */
+  unmount(text: string, force: boolean): Promise<{ mounts: number }> {
+    return this.locked(text, async (row) => {
+      const held = this.mounts(row);
+      if (held === 0 && !force) {
+        throw new LayerdError('CONTAINER_NOT_MOUNTED', `container ${row.name} is not mounted`, {
+          details: { container: row.id },
+        });
+      }
+      if (held <= 1 || force) {
+        const snapshot = snapshotOf(this.context.reader, row);
+        await this.context.pool.run('unmount', 'snapshot.unmount', { ...snapshot, force });
+      }
+      return { mounts: await this.countMount(row, force ? 'none' : -1) };
+    });
+  }
+
+  /** Removes a container and what it wrote. Refused while mounted, unless forced. */
+  remove(text: string, force: boolean): Promise<{ id: string }> {
+    return this.locked(text, async (row) => {
+      const mounts = this.mounts(row);
+      if (mounts > 0 && !force) {
+        throw new LayerdError('CONTAINER_MOUNTED', `container ${row.name} is mounted (${mounts} times)`, {
+          details: { container: row.id, mounts },
+          hint: 'Unmount it first, or force the removal.',
+        });
+      }
+      const snapshot = snapshotOf(this.context.reader, row);
+      // First what can be refused (a busy mount), then the row, then the directory.
+      await this.context.pool.run('unmount', 'snapshot.release', { ...snapshot, force });
+      await this.context.writer.run('removeContainer', { id: row.id });
+      await this.throwAway(snapshot);
+      return { id: row.id };
+    });
+  }
+
+  async *changes(text: string, signal: AbortSignal): AsyncGenerator<Change[]> {
+    let rest = '';
+    for await (const chunk of this.stream('snapshot.changes', text, signal)) {
+      const lines = (rest + chunk.toString('utf8')).split('\n');
+      rest = lines.pop() ?? '';
+      if (lines.length > 0) yield lines.map((line) => JSON.parse(line) as Change);
+    }
+  }
+
+  diff(text: string, signal: AbortSignal): AsyncIterable<Buffer> {
+    return this.stream('snapshot.diff', text, signal);
+  }
+
+  export(text: string, signal: AbortSignal): AsyncIterable<Buffer> {
+    return this.stream('snapshot.export', text, signal);
+  }
+
+  usage(text: string): Promise<Usage> {
+    return this.context.pool.run('short', 'snapshot.usage', snapshotOf(this.context.reader, this.find(text)));
+  }
+
+  /** Runs `work` while nothing else happens to the container. */
+  locked<T>(text: string, work: (row: ContainerWithSnapshot) => Promise<T>): Promise<T> {
+    const { id } = this.find(text);
+    // Found again under the lock: it may have gone, or been mounted, meanwhile.
+    return this.locks.run(id, () => work(this.find(id)));
+  }
+
+  /** How many mounts are held; those of an earlier boot are gone. */
+  mounts(row: ContainerWithSnapshot): number {
+    return row.boot === this.context.boot ? row.mounts : 0;
+  }
+
+  summary(row: ContainerWithSnapshot): ContainerSummary {
+    const mounts = this.mounts(row);
+    return {
+      id: row.id,
+      name: row.name,
+      imageId: row.config_digest,
+      image: row.image,
+      created: row.created,
+      readOnly: row.read_only === 1,
+      labels: JSON.parse(row.labels) as Record<string, string>,
+      mounts,
+      path: mounts > 0 ? this.context.places.mergedRoot(row.dir) : null,
+      driver: row.driver,
+    };
+  }
+
+  private stream(job: StreamingJob, text: string, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const snapshot = snapshotOf(this.context.reader, this.find(text));
+    const { writer, reader } = byteChannel();
+    return streamOf(this.context.pool.run('stream', job, snapshot, { ports: [writer], signal }), readBytes(reader));
+  }
+
+  private countMount(row: ContainerWithSnapshot, change: 1 | -1 | 'none'): Promise<number> {
+    return this.context.writer.run('countMount', { id: row.id, boot: this.context.boot, change });
+  }
+
+  private async throwAway({ spec }: { driver: string; spec: SnapshotSpec }): Promise<void> {
+    await this.context.pool.run('short', 'trash.move', { layers: [], snapshots: [spec.dir], trees: [], blobs: [] });
+  }
+}
+
+function nameTaken(name: string): LayerdError {
+  return new LayerdError('CONTAINER_EXISTS', `a container named ${name} exists`, {
+    details: { name },
+    hint: 'Take another name, or remove that container.',
+  });
+}

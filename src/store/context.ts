@@ -1,0 +1,66 @@
+import { randomBytes } from 'node:crypto';
+import type { Logger } from 'pino';
+import type { RootAttributes, SnapshotSpec, StoredLayer } from '../../drivers/driver.js';
+import type { Places } from '../core/places.js';
+import type { DriverName } from '../core/words.js';
+import type { ContainerWithSnapshot, MetadataReader } from '../metadata/reader.js';
+import type { StackedRow } from '../metadata/rows.js';
+import type { MetadataWriter } from '../metadata/writer.js';
+import type { SnapshotArgs } from '../workers/snapshot-jobs.js';
+import type { WorkerPool } from '../workers/pool.js';
+
+/** What every part of the store works with; owned by the engine. */
+export interface StoreContext {
+  places: Places;
+  reader: MetadataReader;
+  writer: MetadataWriter;
+  pool: WorkerPool;
+  log: Logger;
+  /** The driver that new layers and snapshots get. */
+  driver: DriverName;
+  keepBlobs: boolean;
+  /** The kernel's boot id: mounts of an earlier boot are gone. */
+  boot: string;
+  /** Directories that are being made: on disk, without a row yet, and not garbage. */
+  staging: Set<string>;
+}
+
+const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567';
+
+/** A new name of 8 characters for a directory; 40 random bits, and rows have it unique. */
+export function newDir(): string {
+  return Array.from(randomBytes(8), (byte) => BASE32.charAt(byte & 31)).join('');
+}
+
+/** A stored layer as drivers know it. */
+export function storedLayer(row: StackedRow): StoredLayer {
+  return {
+    driver: row.driver,
+    dir: row.dir,
+    diffId: row.diff_id,
+    size: row.size,
+    opaqueRoot: row.opaque_root === 1,
+  };
+}
+
+const PLAIN_ROOT: RootAttributes = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 } };
+
+/** What a snapshot lies on: its stored layers, bottom first, and the attributes of its root. */
+export function stackOf(reader: MetadataReader, stackId: number | null): Pick<SnapshotSpec, 'stack' | 'root'> {
+  const rows = stackId === null ? [] : reader.stack(stackId);
+  const listed = rows.findLast((row) => row.root !== null)?.root;
+  const root = listed == null ? PLAIN_ROOT : (JSON.parse(listed) as RootAttributes);
+  return { stack: rows.map(storedLayer), root };
+}
+
+/** A container's snapshot as its driver knows it. */
+export function snapshotOf(reader: MetadataReader, row: ContainerWithSnapshot): SnapshotArgs {
+  const spec: SnapshotSpec = {
+    dir: row.dir,
+    ...stackOf(reader, row.stack_id),
+    readOnly: row.read_only === 1,
+    sizeLimit: row.size_limit,
+    volatile: row.volatile === 1,
+  };
+  return { driver: row.driver, spec };
+}

@@ -1,0 +1,253 @@
+/** Layers coming in and going out. */
+import type { StoredLayer } from '../../drivers/driver.js';
+import type { Digest } from '../core/digest.js';
+import { LayerdError } from '../core/errors.js';
+import type { DriverName } from '../core/words.js';
+import type { StoredFacts } from '../content/sink.js';
+import type { LayerRow, StackedRow } from '../metadata/rows.js';
+import type { NewStoredLayer } from '../metadata/operations/layers.js';
+import { byteChannel, pumpBytes, readBytes } from '../workers/byte-channel.js';
+import type { Expectation, Ingested } from '../content/ingest.js';
+import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
+import { newDir, storedLayer, type StoreContext } from './context.js';
+
+/** Bytes of a layer: a region of a file that a worker opens, or a stream that ends on the main thread. */
+export type LayerSource = { path: string; offset: number; length: number } | { stream: AsyncIterable<Buffer> };
+
+export interface LayerRequest {
+  source: LayerSource;
+  expect: Expectation;
+  leaseId: string;
+  signal: AbortSignal;
+  progress: (progress: ByteProgress) => void;
+}
+
+export interface LayerArrival {
+  layer: LayerRow;
+  blobDigest: Digest;
+  /** True where nothing was stored: it was here, or another load brought it meanwhile. */
+  present: boolean;
+}
+
+export class Layers {
+  private readonly context: StoreContext;
+  /** What is on its way in, by diff ID and by blob digest: two loads of one layer do the work once. */
+  private readonly arriving = new Map<Digest, Promise<void>>();
+
+  constructor(context: StoreContext) {
+    this.context = context;
+  }
+
+  /**
+   * Finds a layer that is here whole, and puts it under the lease. A copy that a look at its files shows to be
+   * damaged does not count: it is marked, and loading the layer heals it.
+   */
+  async present(
+    candidate: { diffId?: Digest | undefined; blobDigest?: Digest | undefined },
+    leaseId: string,
+  ): Promise<LayerRow | null> {
+    const { reader, writer, pool } = this.context;
+    const { diffId, blobDigest } = candidate;
+    const known = diffId ?? (blobDigest && (reader.blob(blobDigest)?.diff_id ?? blobDigest));
+    const layer = known === undefined ? undefined : reader.layer(known);
+    if (layer === undefined) return null;
+    // A blob that was never seen compressed, but has the digest of a layer's tar, is that tar.
+    for (const row of reader.storedLayers(layer.id)) {
+      if (row.damaged === 1) continue;
+      const faults = await pool.run('short', 'layer.verify', { layer: storedLayer(row), quick: true });
+      if (faults.length > 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
+    }
+    if (this.context.keepBlobs && blobDigest !== undefined && this.blobMissing(layer, blobDigest)) return null;
+    const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, blob: null });
+    return held ? layer : null;
+  }
+
+  /** Stores one layer, verified against what is expected of it, durable and known under the lease when this returns. */
+  async ingest(request: LayerRequest): Promise<LayerArrival> {
+    const { diffId, blobDigest } = request.expect;
+    const keys = [diffId, blobDigest].filter((key) => key !== undefined);
+    for (const key of keys) {
+      const other = this.arriving.get(key);
+      if (other === undefined) continue;
+      await other;
+      const layer = await this.present(request.expect, request.leaseId);
+      if (layer !== null) {
+        await drain(request.source);
+        return { layer, blobDigest: blobDigest ?? layer.diff_id, present: true };
+      }
+    }
+    let arrived = (): void => undefined;
+    const arrival = new Promise<void>((resolve) => (arrived = resolve));
+    for (const key of keys) this.arriving.set(key, arrival);
+    try {
+      return await this.store(request);
+    } finally {
+      for (const key of keys) if (this.arriving.get(key) === arrival) this.arriving.delete(key);
+      arrived();
+    }
+  }
+
+  /** The uncompressed tar, bit for bit, from the best copy. */
+  tar(layer: LayerRow, signal: AbortSignal): AsyncIterable<Buffer> {
+    const copy = this.wholeCopy(layer);
+    const { writer: port, reader } = byteChannel();
+    const job = this.context.pool.run('stream', 'layer.tar', { layer: storedLayer(copy) }, { ports: [port], signal });
+    return streamOf(job, readBytes(reader));
+  }
+
+  /** A copy that is not known to be damaged. */
+  wholeCopy(layer: LayerRow): StackedRow {
+    const copy = this.context.reader.storedLayers(layer.id).find((row) => row.damaged === 0);
+    if (copy !== undefined) return copy;
+    throw new LayerdError('LAYER_DAMAGED', `layer ${layer.diff_id} is damaged on disk`, {
+      details: { diffId: layer.diff_id },
+      hint: 'Load the image again: what is damaged is replaced in place.',
+    });
+  }
+
+  /** Adopts what `produce` makes in a fresh directory: a commit, or another copy of a layer. */
+  async adopt(
+    leaseId: string,
+    driver: DriverName,
+    produce: (dir: string) => Promise<Ingested & { keptBytes?: number | null }>,
+  ): Promise<LayerArrival> {
+    const { staging, writer, reader } = this.context;
+    const dir = newDir();
+    staging.add(dir);
+    try {
+      const ingested = await produce(dir);
+      const { outcome } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
+      const layer = reader.layer(ingested.diffId);
+      if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
+      if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
+      if (outcome !== 'added') await this.discard(dir);
+      return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
+    } finally {
+      staging.delete(dir);
+    }
+  }
+
+  private store(request: LayerRequest): Promise<LayerArrival> {
+    const { driver, keepBlobs } = this.context;
+    const { source, expect, leaseId } = request;
+    return this.adopt(leaseId, driver, (dir) => {
+      const run = (origin: BlobOrigin, ports: MessagePortList = []): Promise<IngestResult> =>
+        this.context.pool.run(
+          'bulk',
+          'layer.ingest',
+          { driver, dir, origin, expect, keepBlob: keepBlobs },
+          { ports, signal: request.signal, progress: request.progress },
+        );
+      if (!('stream' in source)) return run(source);
+      const { writer: ours, reader: theirs } = byteChannel();
+      return withPump(run('port', [theirs]), pumpBytes(source.stream, ours));
+    });
+  }
+
+  /**
+   * A fresh whole copy lies in `dir` while the driver's copies are damaged: it takes the place of the first of them, by
+   * exchanging the two directories, so that every stack and recipe that names it is whole again; the others are made
+   * anew from that one.
+   */
+  private async heal(layer: LayerRow, driver: DriverName, dir: string, facts: StoredFacts): Promise<void> {
+    const { reader, staging } = this.context;
+    const [first, ...others] = reader
+      .storedLayers(layer.id)
+      .filter((row) => row.driver === driver && row.damaged === 1);
+    if (first === undefined) return;
+    await this.replace(first, dir, facts);
+    for (const other of others) {
+      const copy = newDir();
+      staging.add(copy);
+      try {
+        const copied = await this.copy(storedLayer(first), driver, copy);
+        await this.replace(other, copy, copied.facts);
+        await this.discard(copy);
+      } finally {
+        staging.delete(copy);
+      }
+    }
+  }
+
+  /** Puts the whole bytes of `dir` in the place of a damaged copy; `dir` then holds the damaged ones. */
+  private async replace(damaged: StackedRow, dir: string, facts: StoredFacts): Promise<void> {
+    const { pool, writer } = this.context;
+    const fresh = { ...storedLayer(damaged), dir };
+    if (damaged.inherited !== '' && damaged.inherited !== 'open') await this.inheritAsBefore(damaged, fresh);
+    await pool.run('short', 'layer.exchange', { fresh, damaged: storedLayer(damaged) });
+    await writer.run('healStoredLayer', { dir: damaged.dir, disk: facts.disk, inodes: facts.inodes });
+  }
+
+  private async inheritAsBefore(damaged: StackedRow, fresh: StoredLayer): Promise<void> {
+    const { reader, pool } = this.context;
+    const below = reader.stackBelow(damaged.id).map(storedLayer).reverse();
+    const { directories } = await pool.run('bulk', 'layer.inheritance', { layer: fresh, below });
+    await pool.run('bulk', 'layer.inherit', { layer: fresh, directories });
+  }
+
+  /** The same layer once more, in a fresh directory. */
+  copy(from: StoredLayer, driver: DriverName, dir: string): Promise<Ingested> {
+    return this.context.pool.run('bulk', 'layer.copy', { from, driver, dir });
+  }
+
+  private async discard(dir: string): Promise<void> {
+    await this.context.pool.run('short', 'trash.move', { layers: [dir], snapshots: [], trees: [], blobs: [] });
+  }
+
+  private blobMissing(layer: LayerRow, blobDigest: Digest): boolean {
+    return blobDigest !== layer.diff_id && this.context.reader.blob(blobDigest)?.kept !== 1;
+  }
+}
+
+type MessagePortList = import('node:worker_threads').MessagePort[];
+
+function rowOf(
+  leaseId: string,
+  driver: DriverName,
+  dir: string,
+  ingested: Ingested & { keptBytes?: number | null },
+): NewStoredLayer {
+  const kept = ingested.keptBytes ?? null;
+  const blob =
+    ingested.compression === 'none'
+      ? null
+      : {
+          digest: ingested.blobDigest,
+          size: ingested.blobSize,
+          compression: ingested.compression,
+          kept: kept !== null,
+          disk: kept ?? 0,
+        };
+  const { diffId, size, entries, opaqueRoot, implied, facts } = ingested;
+  const root = ingested.root === null ? null : JSON.stringify(ingested.root);
+  return { leaseId, driver, dir, diffId, size, entries, opaqueRoot, implied, root, ...facts, blob };
+}
+
+/** Waits for both sides of a stream; the side that failed first tells why. */
+async function withPump<T>(job: Promise<T>, pump: Promise<void>): Promise<T> {
+  const [done, sent] = await Promise.allSettled([job, pump]);
+  // The job's error is the cause unless it only saw the stream break.
+  if (done.status === 'rejected') {
+    const streamBroke =
+      sent.status === 'rejected' && done.reason instanceof LayerdError && done.reason.code === 'CANCELLED';
+    throw streamBroke ? sent.reason : done.reason;
+  }
+  return done.value;
+}
+
+/** The chunks of a job's stream; throws what the job throws. */
+export async function* streamOf(job: Promise<void>, chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  // The error also comes through the port; noted here so that it is never unhandled.
+  const outcome = job.then(
+    () => null,
+    (error: unknown) => error,
+  );
+  yield* chunks;
+  const error = await outcome;
+  if (error !== null) throw error as Error;
+}
+
+async function drain(source: LayerSource): Promise<void> {
+  if (!('stream' in source)) return;
+  for await (const chunk of source.stream) void chunk;
+}

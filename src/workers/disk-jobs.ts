@@ -1,0 +1,89 @@
+import { existsSync } from 'node:fs';
+import type { Drivers } from '../../drivers/index.js';
+import { DRIVERS } from '../../drivers/index.js';
+import type { StoredLayer } from '../../drivers/driver.js';
+import { bytesOf } from '../core/bytes.js';
+import type { Digest } from '../core/digest.js';
+import { LayerdError } from '../core/errors.js';
+import type { Places } from '../core/places.js';
+import type { DriverName } from '../core/words.js';
+import { measureAll, measureFrame, scanStore, type StoreNames } from '../disk/scan.js';
+import { emptyTrash, moveToTrash, type Emptied, type TrashList } from '../disk/trash.js';
+import type { Measure } from '../disk/usage.js';
+import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
+import { umount } from '../linux/mount.js';
+
+/** A layer that lost its row. */
+export interface CollectedLayer {
+  diffId: Digest;
+  dir: string;
+  driver: string;
+  bytes: number;
+}
+
+/** Calls on the directories of the store as such. */
+export function diskJobs(drivers: Drivers, places: Places) {
+  const stored = (layer: CollectedLayer): StoredLayer => ({
+    driver: layer.driver as DriverName,
+    dir: layer.dir,
+    diffId: layer.diffId,
+    size: 0,
+    opaqueRoot: false,
+  });
+
+  return {
+    'trash.move': async (args: TrashList): Promise<void> => moveToTrash(places, args),
+
+    'trash.empty': async (args: { entries: number }): Promise<Emptied> => emptyTrash(places, args.entries),
+
+    /** Unmounts what layers without a row still have mounted; `pinned`: bytes of those that someone keeps busy. */
+    'trash.layers': async (args: { layers: CollectedLayer[] }): Promise<{ pinned: number }> => {
+      let pinned = 0;
+      for (const layer of args.layers) {
+        try {
+          drivers(layer.driver as DriverName).layers.release(stored(layer));
+        } catch (thrown) {
+          if (!(thrown instanceof LayerdError) || thrown.code !== 'MOUNT_BUSY') throw thrown;
+          pinned += layer.bytes;
+        }
+      }
+      return { pinned };
+    },
+
+    /** Trees of chains that none of these stacks needs. */
+    'trees.unneeded': async (args: {
+      stacks: { driver: DriverName; stack: readonly StoredLayer[] }[];
+    }): Promise<string[]> => {
+      const there = scanStore(places).trees;
+      if (there.length === 0) return [];
+      const needed = new Set<string>();
+      for (const { name } of DRIVERS) {
+        const stacks = args.stacks.filter((stack) => stack.driver === name).map((stack) => stack.stack);
+        for (const tree of drivers(name).trees?.names(stacks) ?? []) needed.add(tree);
+      }
+      return there.filter((name) => !needed.has(name));
+    },
+
+    /** Puts a whole copy in the place of a damaged one, in one step; a mount of the damaged one is let go. */
+    'layer.exchange': async (args: { fresh: StoredLayer; damaged: StoredLayer }): Promise<void> => {
+      const [fresh, damaged] = [places.layer(args.fresh.dir), places.layer(args.damaged.dir)];
+      if (!existsSync(damaged)) {
+        renameat(AT_FDCWD, bytesOf(fresh), AT_FDCWD, bytesOf(damaged), RENAME.noReplace);
+        return;
+      }
+      renameat(AT_FDCWD, bytesOf(fresh), AT_FDCWD, bytesOf(damaged), RENAME.exchange);
+      drivers(args.damaged.driver).layers.release(args.damaged);
+    },
+
+    'store.scan': async (): Promise<StoreNames> => scanStore(places),
+
+    'store.measure': async (args: { paths: string[] }): Promise<(Measure | null)[]> => measureAll(args.paths),
+
+    'store.frame': async (): Promise<Measure> => measureFrame(places),
+
+    /** Lets go of mounts below the run directory that no row accounts for. */
+    'mounts.detach': async (args: { paths: string[] }): Promise<void> => {
+      for (const path of args.paths) umount(bytesOf(path), { detach: true });
+    },
+  };
+}
