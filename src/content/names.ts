@@ -92,10 +92,12 @@ function cleanComponents(components: ByteString[], entry: ByteString): ByteStrin
   return clean;
 }
 
+/** A whiteout's name may be longer than a file's: it is the removed name that a file system holds. */
 function checkComponent(component: ByteString, entry: ByteString): void {
   if (hasNul(component)) throw entryError('TAR_INVALID', entry, 'has a NUL byte in its name', REBUILD);
-  if (component.length <= NAME_MAX) return;
-  const problem = `has a name of ${component.length} bytes; Linux allows ${NAME_MAX}`;
+  const { length } = meaningOf(component) === 'whiteout' ? whiteoutTarget(component) : component;
+  if (length <= NAME_MAX) return;
+  const problem = `has a name of ${length} bytes; Linux allows ${NAME_MAX}`;
   throw entryError('NAME_UNSUPPORTED', entry, problem, 'Build the layer with shorter names.');
 }
 

@@ -300,6 +300,11 @@ describe('whiteouts', () => {
     expect(lastStep(dir('.wh.x')).action).toBe('whiteout');
   });
 
+  it('hide names of any length', () => {
+    expect(lastStep(file(`.wh.${NAME_OF_255}`)).path).toBe(NAME_OF_255);
+    expect(codeOf(file(`.wh.${NAME_OF_255}n`))).toBe('NAME_UNSUPPORTED');
+  });
+
   it('leave a file of the same layer alone, in either order', () => {
     expect(shape(treeOf(file('x'), file('.wh.x')))).toEqual(['x:file']);
     expect(shape(treeOf(file('.wh.x'), file('x')))).toEqual(['x:file']);
