@@ -68,7 +68,7 @@ export async function* inflateByZlib(
 
 function makeStream(compression: 'gzip' | 'zstd'): ZlibStream {
   const options = { chunkSize: CHUNK_BYTES, readableHighWaterMark: 2 * CHUNK_BYTES };
-  if (compression === 'gzip') return zlib.createGunzip(options) as ZlibStream;
+  if (compression === 'gzip') return zlib.createGunzip(options);
   if (!zlibKnowsZstd() || !zstd) throw new Error('node:zlib has no zstd here');
   return zstd.createZstdDecompress(options);
 }

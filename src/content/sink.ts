@@ -1,4 +1,5 @@
 import type { ByteString } from '../core/bytes.js';
+import type { DriverName } from '../core/words.js';
 import type { TarEntry } from '../tar/entry.js';
 import type { LayerNode, LayerStep, LayerTree } from './layer-tree.js';
 
@@ -22,12 +23,15 @@ export interface StoredFacts {
 /**
  * Takes one layer while its bytes stream by; made by a driver, driven by ingest(). Calls come in the order of the tar:
  * for every chunk first `bytes(chunk)`, then, for what the chunk completes, `step`, `payload`…, `payloadEnd`.
- * Exactly one of `commit` and `abort` ends it.
+ * `payloadEnd` comes for every entry of type 'file', an empty one too. `commit` ends it if it does not throw; whatever
+ * throws, `commit` included, `abort` follows.
  */
 export interface LayerSink {
+  /** Who keeps the layer; the catalog says so. */
+  readonly driver: DriverName;
   /** Every byte of the uncompressed tar. The chunk is the sink's until the promise is done (undefined: done now). */
   bytes(chunk: Buffer): Promise<void> | undefined;
-  /** One entry, resolved. Payload follows if `step.node` is a regular file's new node or the step is 'ignore' with stored bytes. */
+  /** One entry, resolved. `entry.storedSize` bytes of payload follow, whatever the step is. */
   step(step: LayerStep, entry: TarEntry): void;
   payload(chunk: Buffer): void;
   payloadEnd(): void;

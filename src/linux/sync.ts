@@ -30,7 +30,13 @@ export function syncFileRange(fd: number, offset: number, length: number, flags:
 
 /** How koffi calls a function on a thread of libuv's pool. */
 interface CalledElsewhere {
-  async(fd: number, offset: number, length: number, flags: number, done: (error: Error | null, result: number) => void): void;
+  async(
+    fd: number,
+    offset: number,
+    length: number,
+    flags: number,
+    done: (error: Error | null, result: number) => void,
+  ): void;
 }
 
 /**

@@ -1,0 +1,162 @@
+/** The catalog on disk: one file in the directory of each stored layer. */
+import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import {
+  catalogDamaged,
+  decodeBlock,
+  decodeHeader,
+  encodeHeader,
+  headerLength,
+  PREFIX_BYTES,
+  type CatalogFacts,
+  type CatalogHeader,
+  type CatalogRecord,
+} from './catalog.js';
+import { CatalogReplay } from './catalog-replay.js';
+import { LayerTree } from './layer-tree.js';
+
+/** Longer than the header of a layer with a thousand million entries; a wrong length is no reason to allocate it. */
+const MAX_HEADER_BYTES = 64 * 1024 * 1024;
+
+/** Where the catalog of the stored layer in `directory` lies. */
+export function catalogFile(directory: string): string {
+  return join(directory, 'catalog');
+}
+
+/** Writes a catalog that CatalogBuilder finished. Not synced: the driver makes its whole directory durable at once. */
+export function writeCatalog(path: string, parts: readonly Buffer[]): void {
+  const fd = openSync(path, 'wx', 0o600);
+  try {
+    writeAll(fd, parts);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** What the catalog says of its layer. Reads the header only. Throws LAYER_DAMAGED. */
+export async function readCatalogFacts(path: string): Promise<CatalogFacts> {
+  const reader = await CatalogReader.open(path);
+  await reader.close();
+  return reader.header.facts;
+}
+
+/**
+ * The facts, and the tar without its payloads, a MiB of it in memory at a time. Each record is checked before it is
+ * given. Throws LAYER_DAMAGED for a file that is not, to the last bit, what was written.
+ */
+export async function* readCatalog(path: string): AsyncGenerator<CatalogRecord> {
+  const reader = await CatalogReader.open(path);
+  try {
+    for await (const records of reader.blocks()) yield* records;
+  } finally {
+    await reader.close();
+  }
+}
+
+/** The layer that a catalog describes, as its tar built it when it was stored. Throws LAYER_DAMAGED. */
+export async function catalogTree(path: string): Promise<LayerTree> {
+  const tree = new LayerTree();
+  const replay = new CatalogReplay(path, (entry) => {
+    tree.apply(entry);
+  });
+  for await (const record of readCatalog(path)) replay.take(record);
+  replay.finish();
+  return tree;
+}
+
+/** Replaces facts, durably: the old catalog or the new one is there, whatever happens. */
+export async function changeCatalogFacts(path: string, change: Partial<CatalogFacts>): Promise<void> {
+  const reader = await CatalogReader.open(path);
+  try {
+    const header = { ...reader.header, facts: { ...reader.header.facts, ...change } };
+    const part = `${path}.new`;
+    const fd = openSync(part, 'w', 0o600);
+    try {
+      writeAll(fd, [encodeHeader(header)]);
+      for await (const stored of reader.storedBlocks()) writeAll(fd, [stored]);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(part, path);
+  } finally {
+    await reader.close();
+  }
+  syncDirectory(dirname(path));
+}
+
+class CatalogReader {
+  readonly header: CatalogHeader;
+  private readonly handle: FileHandle;
+  private readonly path: string;
+  private position: number;
+
+  private constructor(handle: FileHandle, path: string, header: CatalogHeader, position: number) {
+    this.handle = handle;
+    this.path = path;
+    this.header = header;
+    this.position = position;
+  }
+
+  static async open(path: string): Promise<CatalogReader> {
+    const handle = await open(path, 'r');
+    try {
+      const prefix = await readExactly(handle, path, 0, PREFIX_BYTES);
+      const length = headerLength(prefix, path);
+      const { size } = await handle.stat();
+      if (length > Math.min(size, MAX_HEADER_BYTES)) throw catalogDamaged(path, 'its header is not whole');
+      const header = decodeHeader(prefix, await readExactly(handle, path, PREFIX_BYTES, length), path);
+      const end = header.blocks.reduce((sum, { stored }) => sum + stored, PREFIX_BYTES + length);
+      if (size !== end) throw catalogDamaged(path, `it has ${size} bytes, expected ${end}`);
+      return new CatalogReader(handle, path, header, PREFIX_BYTES + length);
+    } catch (thrown) {
+      await handle.close();
+      throw thrown;
+    }
+  }
+
+  async *blocks(): AsyncGenerator<CatalogRecord[]> {
+    let index = 0;
+    for await (const stored of this.storedBlocks()) {
+      const entry = this.header.blocks[index++];
+      if (entry !== undefined) yield decodeBlock(entry, stored, this.path);
+    }
+  }
+
+  async *storedBlocks(): AsyncGenerator<Buffer> {
+    for (const { stored } of this.header.blocks) {
+      yield await readExactly(this.handle, this.path, this.position, stored);
+      this.position += stored;
+    }
+  }
+
+  close(): Promise<void> {
+    return this.handle.close();
+  }
+}
+
+async function readExactly(handle: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  for (let filled = 0; filled < length;) {
+    const { bytesRead } = await handle.read(bytes, filled, length - filled, position + filled);
+    if (bytesRead === 0) throw catalogDamaged(path, 'it ends too early');
+    filled += bytesRead;
+  }
+  return bytes;
+}
+
+function writeAll(fd: number, parts: readonly Buffer[]): void {
+  for (const part of parts) {
+    for (let done = 0; done < part.length;) done += writeSync(fd, part, done);
+  }
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

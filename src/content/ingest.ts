@@ -1,0 +1,194 @@
+/**
+ * One pass over one layer: digest of the blob, inflating, digest of the tar, scanning, the layer's tree, its catalog, and
+ * the driver's sink. Inflating, reading ahead, deflating of the catalog and the sink's own writing run on other threads
+ * while this one hashes and scans.
+ */
+import { createHash, type Hash } from 'node:crypto';
+import { digestFromHex, type Digest } from '../core/digest.js';
+import { LayerdError, toLayerdError, type ErrorCode } from '../core/errors.js';
+import type { TarEntry, TarHandler } from '../tar/entry.js';
+import { TarScanner } from '../tar/scanner.js';
+import { CatalogBuilder } from './catalog.js';
+import { inflate, openCompressed, type Compression } from './compression.js';
+import { LayerTree } from './layer-tree.js';
+import type { LayerSink, StoredFacts } from './sink.js';
+import { abortable } from './source-abort.js';
+import type { ByteSource } from './source.js';
+
+/** The layer tar that holds nothing: the two zero blocks that end a tar. */
+export const EMPTY_LAYER_SIZE = 1024;
+
+/** What the bytes must turn out to be. */
+export interface Expectation {
+  /** Digest of the bytes as they come. */
+  blobDigest?: Digest;
+  /** Digest of the uncompressed tar. */
+  diffId?: Digest;
+  /** Most bytes that the uncompressed tar may have. */
+  maxSize?: number;
+}
+
+export interface IngestHooks {
+  /** After every chunk: compressed bytes taken and uncompressed bytes done so far. */
+  progress?: (bytesIn: number, bytesOut: number) => void;
+  signal?: AbortSignal;
+}
+
+/** What a layer turned out to be. */
+export interface Ingested {
+  diffId: Digest;
+  blobDigest: Digest;
+  blobSize: number;
+  compression: Compression;
+  /** Bytes of the uncompressed tar. */
+  size: number;
+  entries: number;
+  opaqueRoot: boolean;
+  /** The tar implies directories without listing them: they take their attributes from below. */
+  implied: boolean;
+  /** Attributes of the root where the tar lists it. */
+  root: { mode: number; uid: number; gid: number; mtime: { sec: number; nsec: number } } | null;
+  facts: StoredFacts;
+}
+
+/**
+ * Stores the layer that `source` gives, plain or compressed, through `sink`. The digests are compared before the sink
+ * commits; whatever fails, the sink is aborted, and the error comes out: BLOB_DIGEST_MISMATCH, DIFF_ID_MISMATCH,
+ * COMPRESSION_*, TAR_*, LAYER_LIMIT, CANCELLED, or what the source or the sink threw.
+ */
+export async function ingest(
+  source: ByteSource,
+  sink: LayerSink,
+  expect: Expectation,
+  hooks: IngestHooks = {},
+): Promise<Ingested> {
+  const stop = new AbortController();
+  const signal = hooks.signal === undefined ? stop.signal : AbortSignal.any([hooks.signal, stop.signal]);
+  const intake = new Intake(sink, hooks);
+  try {
+    const blob = await openCompressed(abortable(source, signal));
+    const tar = inflate(blob.source, blob.compression, {
+      ...(expect.maxSize === undefined ? {} : { maxSize: expect.maxSize }),
+      tap: (chunk) => intake.tap(chunk, blob.compression),
+    });
+    for await (const chunk of tar) {
+      try {
+        await intake.take(chunk);
+      } catch (thrown) {
+        // Leaving the loop waits for the source's next chunk, unless it is told that nobody wants it any more.
+        stop.abort(thrown);
+        throw thrown;
+      }
+    }
+    return await intake.finish(blob.compression, expect);
+  } catch (thrown) {
+    // What abort() leaves behind has no row: recovery removes it. The error that is told is the one that came first.
+    await sink.abort().catch(() => undefined);
+    throw toLayerdError(thrown);
+  }
+}
+
+class Intake implements TarHandler {
+  private readonly sink: LayerSink;
+  private readonly hooks: IngestHooks;
+  private readonly blobHash: Hash = createHash('sha256');
+  private readonly tarHash: Hash = createHash('sha256');
+  private readonly scanner = new TarScanner(this);
+  private readonly tree = new LayerTree();
+  private readonly catalog = new CatalogBuilder();
+  private bytesIn = 0;
+  private bytesOut = 0;
+  private hasPayload = false;
+
+  constructor(sink: LayerSink, hooks: IngestHooks) {
+    this.sink = sink;
+    this.hooks = hooks;
+  }
+
+  /** The bytes as they come. Of a plain tar one digest serves both. */
+  tap(chunk: Buffer, compression: Compression): void {
+    this.bytesIn += chunk.length;
+    if (compression !== 'none') this.blobHash.update(chunk);
+  }
+
+  /** The bytes of the tar. */
+  async take(chunk: Buffer): Promise<void> {
+    const written = this.sink.bytes(chunk);
+    try {
+      this.tarHash.update(chunk);
+      this.scanner.write(chunk);
+    } catch (thrown) {
+      await written?.catch(() => undefined); // the chunk is the sink's until then; the first error counts
+      throw thrown;
+    }
+    if (written !== undefined) await written;
+    const pressure = this.catalog.pressure();
+    if (pressure !== undefined) await pressure;
+    this.bytesOut += chunk.length;
+    this.hooks.progress?.(this.bytesIn, this.bytesOut);
+  }
+
+  raw(chunk: Buffer): void {
+    this.catalog.raw(chunk);
+  }
+
+  entry(entry: TarEntry): void {
+    this.hasPayload = entry.type === 'file';
+    if (entry.storedSize > 0) this.catalog.payload(entry.storedSize);
+    this.sink.step(this.tree.apply(entry), entry);
+  }
+
+  data(chunk: Buffer): void {
+    this.sink.payload(chunk);
+  }
+
+  entryEnd(): void {
+    if (this.hasPayload) this.sink.payloadEnd();
+  }
+
+  /** The source is at its end: is it what was expected? Then it is committed. */
+  async finish(compression: Compression, expect: Expectation): Promise<Ingested> {
+    const { entries, bytes: size } = this.scanner.finish();
+    const diffId = digestFromHex(this.tarHash.digest('hex'));
+    const blobDigest = compression === 'none' ? diffId : digestFromHex(this.blobHash.digest('hex'));
+    compare('BLOB_DIGEST_MISMATCH', 'the blob of the layer', expect.blobDigest, blobDigest);
+    compare('DIFF_ID_MISMATCH', 'the uncompressed tar of the layer', expect.diffId, diffId);
+    const { opaqueRoot } = this.tree;
+    const implied = this.tree.implied().length;
+    const catalog = await this.catalog.finish({
+      diffId,
+      size,
+      entries,
+      driver: this.sink.driver,
+      opaqueRoot,
+      implied,
+      created: Date.now(),
+      inherited: null,
+    });
+    const facts = await this.sink.commit(this.tree, catalog);
+    return {
+      diffId,
+      blobDigest,
+      blobSize: this.bytesIn,
+      compression,
+      size,
+      entries,
+      opaqueRoot,
+      implied: implied > 0,
+      root: rootOf(this.tree.root),
+      facts,
+    };
+  }
+}
+
+function rootOf({ implied, mode, uid, gid, mtime }: LayerTree['root']): Ingested['root'] {
+  return implied ? null : { mode, uid, gid, mtime };
+}
+
+function compare(code: ErrorCode, what: string, expected: Digest | undefined, found: Digest): void {
+  if (expected === undefined || expected === found) return;
+  throw new LayerdError(code, `${what} is ${found}, expected ${expected}`, {
+    details: { expected, found },
+    hint: 'The bytes are not those that the image names: they were damaged on the way, or the image is wrong. Fetch it again.',
+  });
+}
