@@ -93,7 +93,7 @@ async function walkHeaders(
       if (filled === 0) break;
       scanner.write(piece.subarray(0, filled));
       const passed = Math.min(scanner.payloadDue, file.size - offset - filled);
-      scanner.skip(passed);
+      if (passed > 0) scanner.skip(passed);
       offset += filled + passed;
     }
     return { table, ended: scanner.finish().endMarker };

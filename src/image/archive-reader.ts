@@ -116,13 +116,24 @@ async function ofArchive<T>(label: string, detect: () => Promise<T>): Promise<T>
 
 async function readMembers(members: ArchiveMembers, reading: Reading): Promise<ParsedImage[]> {
   const { host, options, signal } = reading;
-  const planned = await planImages(members, options, (text) => host.notice(text));
-  const stored = await obtainLayers(
-    planned.flatMap((image) => image.layers),
-    members,
-    signal,
-  );
-  return planned.map((image) => parsedImage(image, stored));
+  try {
+    const planned = await planImages(members, options, (text) => host.notice(text));
+    const layers = planned.flatMap((image) => image.layers);
+    const stored = await obtainLayers(layers, members, signal);
+    return planned.map((image) => parsedImage(image, stored));
+  } catch (error) {
+    throw members.ended ? error : perhapsCutOff(members.label, error);
+  }
+}
+
+/** What a tar without an end marker lacks may have been behind its end. */
+function perhapsCutOff(label: string, error: unknown): unknown {
+  if (!(error instanceof LayerdError) || error.code !== 'ARCHIVE_INCOMPLETE') return error;
+  return new LayerdError('ARCHIVE_TRUNCATED', `${error.message}; ${label} has no end marker`, {
+    details: error.details,
+    hint: 'The archive seems to be cut off: make or fetch it again.',
+    cause: error,
+  });
 }
 
 function parsedImage(image: PlannedImage, stored: ReadonlyMap<Digest, ObtainedLayer>): ParsedImage {

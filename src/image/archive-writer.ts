@@ -7,10 +7,9 @@ import type { ByteSource } from '../content/source.js';
 import { type ByteString, bytesOf } from '../core/bytes.js';
 import { type Digest, digestHex } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
-import { familiarName, familiarReference, parseReference } from '../core/reference.js';
+import { familiarName, parseReference } from '../core/reference.js';
 import type { ArchiveFormat } from '../core/words.js';
-import { padding } from '../tar/entry.js';
-import { encodeEntry, endOfArchive } from '../tar/writer.js';
+import { encodeEntry, endOfArchive, padding } from '../tar/writer.js';
 import { parseConfig } from './documents.js';
 import { blobPath, DOCKER_MANIFEST, INDEX, LAYOUT } from './members.js';
 import {
@@ -88,7 +87,7 @@ function nameAnnotations(ref: string, format: ArchiveFormat): Record<string, str
 function dockerFiles(saved: readonly SavedImage[]): [ByteString, SavedBytes][] {
   const entries = saved.map(({ image }) => ({
     Config: blobPath(image.config.digest),
-    RepoTags: tagged(image).map(familiarReference),
+    RepoTags: tagged(image),
     Layers: image.layers.map(blobPath),
   }));
   return [
@@ -111,7 +110,7 @@ function repositoriesOf(saved: readonly SavedImage[]): Record<string, Record<str
   return repositories;
 }
 
-/** Docker-archives cannot say names by digest. */
+/** Docker-archives cannot say names by digest. Whole names, since podman takes short ones for its own. */
 function tagged(image: SaveImage): string[] {
   return image.refs.filter((ref) => {
     const { tag, digest } = parseReference(ref);

@@ -1,5 +1,6 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { fileSource } from '../content/file-source.js';
 import type { ByteSource } from '../content/source.js';
 import { LayerdError } from '../core/errors.js';
 import type { ArchiveHost, IngestedLayer, LayerSource } from './host.js';
@@ -55,7 +56,7 @@ export class OpenFile {
 
   /** All bytes in their order. */
   stream(): ByteSource {
-    return this.#handle.createReadStream({ start: 0, autoClose: false, highWaterMark: 1024 * 1024 }) as ByteSource;
+    return fileSource(this.#handle.fd, 0, this.size);
   }
 
   close(): Promise<void> {
