@@ -39,9 +39,9 @@ export function extend(before: Extensions | null, flag: string, body: Buffer, li
   }
 }
 
-/** An entry of which all is known but where its payload lies and, for some sparse files, their map. */
+/** An entry before its payload: `sparse`, `dataOffset` and `storedSize` are yet to be set. */
 export interface Draft {
-  entry: Omit<TarEntry, 'sparse' | 'dataOffset' | 'storedSize'>;
+  entry: TarEntry;
   /** Bytes of payload, a sparse map in it included. */
   payload: number;
   /** Null where the file is not sparse. */
@@ -94,7 +94,10 @@ export function draftEntry(
       devMajor: checkDevice('major', header.devMajor, MAX_MAJOR),
       devMinor: checkDevice('minor', header.devMinor, MAX_MINOR),
       xattrs: pax?.xattrs ?? null,
+      sparse: null,
       headerOffset,
+      dataOffset: 0,
+      storedSize: 0,
     },
     payload,
     segments: sparse?.segments ?? null,

@@ -43,6 +43,9 @@ export const FIELD = {
 } as const satisfies Record<string, readonly [number, number]>;
 
 const NO_BYTES = '' as ByteString;
+const SPACE = 0x20;
+const CHECKSUM_START = FIELD.checksum[0];
+const CHECKSUM_END = CHECKSUM_START + FIELD.checksum[1];
 
 type FieldName = keyof typeof FIELD;
 
@@ -75,25 +78,26 @@ export function readHeader(bytes: Buffer, at: number): Header {
 
 /** The sum of all bytes of the block, those of the checksum field taken as spaces. */
 export function checksum(bytes: Buffer, at: number): number {
-  let sum = 0;
-  for (let pos = at; pos < at + BLOCK; pos++) sum += bytes[pos] ?? 0;
-  return sum + checksumFieldAsSpaces(bytes, at, 0);
-}
-
-function checksumFieldAsSpaces(bytes: Buffer, at: number, sign: 0 | 0x80): number {
-  let difference = 0;
-  const [field, length] = FIELD.checksum;
-  for (let pos = at + field; pos < at + field + length; pos++) {
-    difference += 0x20 - (((bytes[pos] ?? 0) ^ sign) - sign);
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at, BLOCK);
+  // every byte of every archive's headers passes here: four at a time, in two lanes of 16 bits, which 512 bytes cannot fill
+  let lanes = 0;
+  for (let pos = 0; pos < BLOCK; pos += 4) {
+    const word = view.getUint32(pos, true);
+    lanes = (lanes + (word & 0x00ff_00ff) + ((word >>> 8) & 0x00ff_00ff)) | 0;
   }
-  return difference;
+  let sum = (lanes & 0xffff) + (lanes >>> 16);
+  for (let pos = CHECKSUM_START; pos < CHECKSUM_END; pos++) sum += SPACE - view.getUint8(pos);
+  return sum;
 }
 
 /** The same sum over signed bytes, as some old tools made it. */
 function signedChecksum(bytes: Buffer, at: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at, BLOCK);
   let sum = 0;
-  for (let pos = at; pos < at + BLOCK; pos++) sum += ((bytes[pos] ?? 0) ^ 0x80) - 0x80;
-  return sum + checksumFieldAsSpaces(bytes, at, 0x80);
+  for (let pos = 0; pos < BLOCK; pos++) {
+    sum += pos >= CHECKSUM_START && pos < CHECKSUM_END ? SPACE : view.getInt8(pos);
+  }
+  return sum;
 }
 
 function verifyChecksum(bytes: Buffer, at: number): void {
@@ -105,11 +109,14 @@ function verifyChecksum(bytes: Buffer, at: number): void {
 }
 
 function formatOf(bytes: Buffer, at: number): HeaderFormat {
-  const [field, length] = FIELD.magic;
-  const magic = bytes.toString('latin1', at + field, at + field + length);
-  if (magic === 'ustar  \0') return 'gnu';
-  if (!magic.startsWith('ustar\0')) return 'v7';
-  return bytes.toString('latin1', at + 508, at + BLOCK) === 'tar\0' ? 'star' : 'ustar';
+  const magic = at + FIELD.magic[0];
+  if (holds(bytes, magic, 'ustar\0')) return holds(bytes, at + 508, 'tar\0') ? 'star' : 'ustar';
+  return holds(bytes, magic, 'ustar  \0') ? 'gnu' : 'v7';
+}
+
+function holds(bytes: Buffer, at: number, text: string): boolean {
+  for (let i = 0; i < text.length; i++) if (bytes[at + i] !== text.charCodeAt(i)) return false;
+  return true;
 }
 
 function readPath(bytes: Buffer, at: number, format: HeaderFormat): ByteString {

@@ -324,9 +324,11 @@ export class TarScanner {
   #openEntry(draft: Draft): void {
     const { entry, segments, map } = draft;
     const storedSize = draft.payload - (map?.payloadTaken ?? 0);
-    const sparse = segments?.finish(entry.size, storedSize) ?? null;
+    entry.sparse = segments?.finish(entry.size, storedSize) ?? null;
+    entry.dataOffset = this.#base + this.#pos;
+    entry.storedSize = storedSize;
     this.#flushRaw();
-    this.#handler.entry({ ...entry, sparse, dataOffset: this.#base + this.#pos, storedSize });
+    this.#handler.entry(entry);
     this.#left = storedSize;
     this.#padding = padding(storedSize);
     this.#state = 'data';
