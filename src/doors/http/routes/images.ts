@@ -1,0 +1,157 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ArchiveInput, LoadOptions } from '../../../core/api.js';
+import { LayerdError } from '../../../core/errors.js';
+import { parsePlatform } from '../../../core/platform.js';
+import type { ArchiveFormat } from '../../../core/words.js';
+import { answerBytes, answerWithProgress, asList, NDJSON, TAR } from '../answers.js';
+import { uploadOf } from '../body.js';
+import type { ClientDescriptor, DoorContext } from '../context.js';
+import { about, list, name, object, oneWord, options, ref, text, yes } from '../schema.js';
+import { binary, route, streamLine, streams } from './route.js';
+
+const tag = 'images';
+const params = object<Named>({ name: about(name, 'A ref, an image id, or a unique prefix of one; URL-encoded.') });
+
+interface Named {
+  name: string;
+}
+interface LoadQuery {
+  platform?: string;
+  allPlatforms?: boolean;
+  ref?: string;
+}
+interface SaveQuery {
+  ref: string | string[];
+  format: ArchiveFormat;
+}
+
+/** The header that names a descriptor of the client instead of a body. */
+export const DESCRIPTOR_HEADER = 'x-layerd-fd';
+
+export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
+  app.get('/v1/images', { schema: route('All images', { tag, answer: list(ref('ImageSummary')) }) }, async () =>
+    door.engine.images(),
+  );
+  app.get<{ Params: Named }>(
+    '/v1/images/:name',
+    { schema: route('One image', { tag, params, answer: ref('ImageDetail') }) },
+    async (request) => door.engine.image(request.params.name),
+  );
+  app.get<{ Params: Named }>(
+    '/v1/images/:name/history',
+    {
+      schema: route('How an image came to be, newest instruction first', {
+        tag,
+        params,
+        answer: list(ref('HistoryRow')),
+      }),
+    },
+    async (request) => door.engine.history(request.params.name),
+  );
+  app.post<{ Params: Named; Body: { target: string } }>(
+    '/v1/images/:name/tag',
+    {
+      schema: route('Give an image one more ref', {
+        tag,
+        params,
+        body: object<{ target: string }>({ target: name }),
+        answer: ref('ImageSummary'),
+      }),
+    },
+    async (request) => door.engine.tag(request.params.name, request.body.target),
+  );
+  app.delete<{ Params: Named; Querystring: { force?: boolean } }>(
+    '/v1/images/:name',
+    {
+      schema: route('Remove a ref, and the image with its last one', {
+        tag,
+        params,
+        querystring: options<{ force?: boolean }>({ force: yes }),
+        answer: ref('RemovedImage'),
+      }),
+    },
+    async (request) => door.engine.removeImage(request.params.name, request.query),
+  );
+  archiveRoutes(app, door);
+}
+
+function archiveRoutes(app: FastifyInstance, door: DoorContext): void {
+  app.get<{ Querystring: SaveQuery }>(
+    '/v1/images/save',
+    {
+      schema: route('Images as one archive', {
+        tag,
+        querystring: object<SaveQuery>({
+          ref: { anyOf: [name, { ...list(name), minItems: 1 }] },
+          format: oneWord('docker', 'oci'),
+        }),
+        response: streams(TAR, 'The archive. The header x-layerd-notice says what differs from the original.', binary),
+      }),
+    },
+    async (request, reply) => {
+      const saving = { refs: asList(request.query.ref), format: request.query.format };
+      const { stream, notice } = await door.engine.save(saving, door.operations.signalOf(reply.raw));
+      // a header is Latin-1: what does not fit in is escaped
+      const headers = notice === '' ? {} : { 'x-layerd-notice': encodeURI(notice).replaceAll('%20', ' ') };
+      await answerBytes(door, request, reply, stream, headers);
+    },
+  );
+  void app.register((uploads, _options, done) => {
+    uploads.removeAllContentTypeParsers();
+    uploads.addContentTypeParser('*', (_request, _payload, parsed) => parsed(null));
+    uploads.post<{ Querystring: LoadQuery }>('/v1/images/load', { schema: loadSchema }, async (request, reply) => {
+      const input = await archiveOf(door, request);
+      try {
+        await answerWithProgress(door, request, reply, (progress, signal) =>
+          door.engine.load(input.archive, loadOptions(request.query), progress, signal),
+        );
+      } finally {
+        await input.descriptor?.close();
+      }
+    });
+    done();
+  });
+}
+
+const loadSchema = route('Load images from an archive', {
+  tag,
+  description:
+    'The body is a docker-archive or OCI archive (tar, plain or compressed), taken as fast as it can be stored. A client ' +
+    `on the same machine may instead name an open descriptor of its own in the header ${DESCRIPTOR_HEADER}: a file, or ` +
+    'a directory with an OCI layout. The daemon then reads it by itself, in parallel, and skips what is there already.',
+  headers: {
+    type: 'object',
+    properties: { [DESCRIPTOR_HEADER]: { type: 'integer', minimum: 0, maximum: 2 ** 31 - 1 } },
+  },
+  querystring: options<LoadQuery>({
+    platform: about(text, 'OS/ARCHITECTURE[/VARIANT] to take from an archive with several; default: this machine.'),
+    allPlatforms: yes,
+    ref: about(name, 'Names the image, where the archive holds exactly one.'),
+  }),
+  response: streams(NDJSON, 'Progress, then the result or an error.', streamLine('LoadResult')),
+});
+
+async function archiveOf(
+  door: DoorContext,
+  request: FastifyRequest,
+): Promise<{ archive: ArchiveInput; descriptor: ClientDescriptor | null }> {
+  const fd = request.headers[DESCRIPTOR_HEADER];
+  if (fd === undefined) {
+    const length = request.headers['content-length'];
+    const size = length === undefined ? null : Number(length);
+    return { archive: { stream: uploadOf(request.raw, door.stallMs), size }, descriptor: null };
+  }
+  const peer = door.peerOf(request);
+  if (peer === null) {
+    throw new LayerdError('NOT_PERMITTED', 'a descriptor was named, but this system does not tell whose it is', {
+      hint: 'Send the archive as the body.',
+    });
+  }
+  const descriptor = await door.descriptorOf(peer, Number(fd));
+  return { archive: { path: descriptor.path }, descriptor };
+}
+
+function loadOptions(query: LoadQuery): LoadOptions {
+  const { platform, ...rest } = query;
+  return { ...rest, ...(platform === undefined ? {} : { platform: parsePlatform(platform) }) };
+}

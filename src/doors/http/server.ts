@@ -1,0 +1,232 @@
+/** The native API: HTTP/JSON over the Unix socket. Puts the routes, their checks, log and metrics together. */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import swagger from '@fastify/swagger';
+import { Ajv } from 'ajv';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import type { EngineApi } from '../../core/api.js';
+import { LayerdError } from '../../core/errors.js';
+import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
+import { clientGone } from './body.js';
+import type { ClientDescriptor, DoorContext } from './context.js';
+import { invalidRequest, requestError, routeNotFound, statusOf } from './errors.js';
+import { DoorMetrics } from './metrics.js';
+import { OnceOnly } from './once.js';
+import { lingerThenClose, Operations, shuttingDown } from './operations.js';
+import { containerRoutes } from './routes/containers.js';
+import { imageRoutes } from './routes/images.js';
+import { layerRoutes } from './routes/layers.js';
+import { storeRoutes } from './routes/store.js';
+import { metricsOf, systemRoutes } from './routes/system.js';
+import { COMPONENTS } from './words.js';
+
+export interface HttpDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
+  engine: EngineApi;
+  log: Logger;
+  version: string;
+  /** A body may stand still this long because of its client. */
+  stallMs: number;
+  /** Takes over a descriptor that a peer has open. */
+  descriptorOf: (peer: Peer, fd: number) => Promise<ClientDescriptor>;
+}
+
+/** A connection without a request, or with one whose head does not arrive, is closed after this time. */
+const IDLE_CONNECTION_MS = 75_000;
+/** JSON bodies are small; archives are not read by the framework. */
+const MAX_JSON_BYTES = 1024 * 1024;
+
+export class HttpDoor {
+  private readonly options: HttpDoorOptions;
+  private readonly operations = new Operations();
+  private readonly metrics: DoorMetrics;
+  private readonly peers = new WeakMap<Socket, Peer>();
+  private readonly failures = new WeakMap<FastifyRequest, LayerdError>();
+  private readonly idleTimers = new WeakMap<Socket, NodeJS.Timeout>();
+  private readonly context: DoorContext;
+  private stopping = false;
+  /** Set by open(), before anything can connect. */
+  private http: Server | null = null;
+  private listener: DoorListener | null = null;
+
+  private constructor(options: HttpDoorOptions) {
+    this.options = options;
+    this.metrics = new DoorMetrics(() => ({
+      requests: this.operations.count,
+      connections: this.listener?.connections ?? 0,
+      refused: this.listener?.refused ?? 0,
+    }));
+    this.context = {
+      engine: options.engine,
+      operations: this.operations,
+      once: new OnceOnly(),
+      stallMs: options.stallMs,
+      peerOf: (request) => this.peers.get(request.raw.socket) ?? null,
+      descriptorOf: options.descriptorOf,
+      failed: (request, error) => this.failures.set(request, requestError(error)),
+      doorMetrics: () => this.metrics.text(),
+    };
+  }
+
+  /** Serves when the promise is done. Throws SOCKET_IN_USE. */
+  static async open(options: HttpDoorOptions): Promise<HttpDoor> {
+    const door = new HttpDoor(options);
+    const app = fastify({
+      logger: false,
+      bodyLimit: MAX_JSON_BYTES,
+      exposeHeadRoutes: false,
+      routerOptions: { maxParamLength: 1024 },
+      serverFactory: (handler) => (door.http = door.createHttp(handler)),
+      genReqId: () => crypto.randomUUID(),
+    });
+    await door.assemble(app);
+    await app.ready();
+    const { at, gid, peerOf, log } = options;
+    const accept = (socket: Socket, peer: Peer | null): void => door.accept(socket, peer);
+    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
+    return door;
+  }
+
+  /** The text that GET /metrics answers, for the TCP listener. */
+  metricsText(): Promise<string> {
+    return metricsOf(this.context);
+  }
+
+  async setGroup(gid: number | null): Promise<void> {
+    await this.listener?.setGroup(gid);
+  }
+
+  /** Accepts no more, finishes what runs within the limit, aborts the rest, closes every connection. */
+  async close(limitMs: number): Promise<void> {
+    this.stopping = true;
+    this.listener?.stopAccepting();
+    await this.operations.drain(limitMs);
+    this.listener?.destroyConnections();
+  }
+
+  private createHttp(handler: (request: IncomingMessage, response: ServerResponse) => void): Server {
+    // an upload may take as long as it takes: its own idle limit holds instead
+    const server = createServer({ requestTimeout: 0, keepAliveTimeout: IDLE_CONNECTION_MS }, (request, response) => {
+      this.began(request.socket, response);
+      handler(request, response);
+    });
+    server.on('clientError', (_error, socket) => socket.destroy());
+    return server;
+  }
+
+  private accept(socket: Socket, peer: Peer | null): void {
+    if (peer !== null) this.peers.set(socket, peer);
+    this.awaitRequest(socket);
+    socket.once('close', () => clearTimeout(this.idleTimers.get(socket)));
+    this.http?.emit('connection', socket);
+  }
+
+  private began(socket: Socket, response: ServerResponse): void {
+    clearTimeout(this.idleTimers.get(socket));
+    this.operations.begin(response);
+    response.once('finish', () => this.awaitRequest(socket));
+  }
+
+  /** Node times heads only on a server that listens itself; ours does not, so it is done here. */
+  private awaitRequest(socket: Socket): void {
+    clearTimeout(this.idleTimers.get(socket));
+    this.idleTimers.set(
+      socket,
+      setTimeout(() => socket.destroy(), IDLE_CONNECTION_MS),
+    );
+  }
+
+  private async assemble(app: FastifyInstance): Promise<void> {
+    for (const [name, schema] of Object.entries(COMPONENTS)) app.addSchema({ $id: name, ...schema });
+    useCompilers(app);
+    await app.register(swagger, {
+      openapi: {
+        openapi: '3.1.0',
+        info: {
+          title: 'layerd',
+          version: this.options.version,
+          description: 'A copy-on-write storage engine for container layers.',
+          license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+        },
+      },
+      refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json['$id'] ?? `schema${index}`) },
+    });
+    this.addHooks(app);
+    await app.register((routes, _options, done) => {
+      for (const add of [systemRoutes, imageRoutes, layerRoutes, containerRoutes, storeRoutes])
+        add(routes, this.context);
+      routes.get('/v1/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+      done();
+    });
+  }
+
+  private addHooks(app: FastifyInstance): void {
+    app.addHook('onRequest', async (request, reply) => {
+      reply.header('x-request-id', request.id);
+      reply.raw.once('close', () => this.finished(request, reply));
+      if (!this.stopping) return;
+      reply.header('connection', 'close');
+      throw shuttingDown();
+    });
+    app.setNotFoundHandler((request) => {
+      throw routeNotFound(request.method, request.url);
+    });
+    app.setErrorHandler((thrown, request, reply) => {
+      const error = requestError(thrown);
+      this.failures.set(request, error);
+      return reply.code(statusOf(error)).send(error.toBody());
+    });
+  }
+
+  /** One line and one measurement for every finished request. */
+  private finished(request: FastifyRequest, reply: FastifyReply): void {
+    const { raw } = request;
+    if (!raw.complete && !raw.socket.destroyed) lingerThenClose(raw, raw.socket);
+    const error = this.failures.get(request) ?? (reply.raw.writableFinished ? undefined : clientGone());
+    const route = request.routeOptions.url ?? 'unknown';
+    const status = error === undefined ? reply.raw.statusCode : statusOf(error);
+    this.metrics.observe(request.method, route, status, reply.elapsedTime);
+    const peer = this.peers.get(raw.socket);
+    const fields = {
+      door: 'http',
+      request_id: request.id,
+      method: request.method,
+      route,
+      params: request.params,
+      status,
+      duration_ms: Math.round(reply.elapsedTime * 1000) / 1000,
+      peer_pid: peer?.pid,
+      peer_uid: peer?.uid,
+    };
+    const { log } = this.options;
+    if (error !== undefined && (error.kind === 'internal' || error.kind === 'data_loss')) {
+      log.error({ ...fields, code: error.code, err: error, details: error.details }, 'request failed');
+    } else if (error !== undefined) {
+      log.info({ ...fields, code: error.code, error: error.message, details: error.details }, 'request refused');
+    } else if (QUIET_ROUTES.has(route)) log.debug(fields, 'request finished');
+    else log.info(fields, 'request finished');
+  }
+}
+
+/** What is asked every few seconds by machines. */
+const QUIET_ROUTES = new Set(['/v1/health', '/metrics', '/v1/openapi.json']);
+
+/**
+ * Bodies are taken as they are; what comes as text (query, path, headers) is converted to the type of its schema. A
+ * schema is compiled when it is first needed: compiling all of them would take most of the daemon's start. Answers need
+ * no compiled serialiser: the type checker holds them to their schemas, and a test does.
+ */
+function useCompilers(app: FastifyInstance): void {
+  const shared = { allErrors: false, removeAdditional: false, useDefaults: true, allowUnionTypes: true } as const;
+  const strict = new Ajv(shared);
+  const converting = new Ajv({ ...shared, coerceTypes: 'array' });
+  app.setValidatorCompiler<Record<string, unknown>>(({ schema, httpPart = 'body' }) => {
+    const ajv = httpPart === 'body' ? strict : converting;
+    return (data: unknown) => {
+      const validate = ajv.compile(schema);
+      if (validate(data)) return { value: data };
+      return { error: invalidRequest(ajv.errorsText(validate.errors, { dataVar: httpPart })) };
+    };
+  });
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+}

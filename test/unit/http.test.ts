@@ -1,0 +1,394 @@
+import { statSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pino } from 'pino';
+import { afterEach, describe, expect, it } from 'vitest';
+import { sha256 } from '../../src/core/digest.js';
+import { LayerdError } from '../../src/core/errors.js';
+import { DoorListener } from '../../src/doors/listener.js';
+import type { HttpDoorOptions } from '../../src/doors/http/server.js';
+import { ask, lines, openDoor, type Fixture } from './http-fixture.js';
+
+let fixture: Fixture | null = null;
+async function open(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
+  fixture = await openDoor(options);
+  return fixture;
+}
+afterEach(async () => {
+  await fixture?.close();
+  fixture = null;
+});
+
+const archive = Buffer.from('an archive');
+
+async function withImage(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
+  const opened = await open(options);
+  await ask(opened.socket, 'POST', '/v1/images/load?ref=base', { body: archive });
+  return opened;
+}
+
+describe('requests and answers', () => {
+  it('takes an archive as the body and answers progress, then the result', async () => {
+    const { socket } = await open();
+    const answer = await ask(socket, 'POST', '/v1/images/load?ref=a%2Fb%3A1', { body: archive });
+    expect(answer.status).toBe(200);
+    expect(answer.headers['content-type']).toBe('application/x-ndjson');
+    const [first, last] = lines(answer);
+    expect(first).toMatchObject({ progress: { phase: 'read', done: archive.length, total: archive.length } });
+    expect(last).toMatchObject({
+      result: { images: [{ imageId: sha256(archive), refs: ['a/b:1'] }], layersLoaded: 1 },
+    });
+  });
+
+  it('names things with slashes by URL-encoding', async () => {
+    const { socket } = await open();
+    await ask(socket, 'POST', '/v1/images/load?ref=host%3A5000%2Fa%2Fb%3A1', { body: archive });
+    const answer = await ask(socket, 'GET', '/v1/images/host%3A5000%2Fa%2Fb%3A1');
+    expect(JSON.parse(answer.text)).toMatchObject({ id: sha256(archive), config: { architecture: 'amd64' } });
+  });
+
+  it('answers what fails before the first progress with a status', async () => {
+    const { socket } = await open();
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: Buffer.alloc(0) });
+    expect(answer.status).toBe(400);
+    expect(JSON.parse(answer.text)).toEqual({
+      code: 'ARCHIVE_INVALID',
+      message: 'the archive is empty',
+      details: {},
+      hint: '',
+    });
+  });
+
+  it.each([
+    ['an unknown image', 'GET', '/v1/images/nope', undefined, 404, 'IMAGE_NOT_FOUND'],
+    ['an unknown route', 'GET', '/v1/nope?x=1', undefined, 404, 'ROUTE_NOT_FOUND'],
+    ['a method that is not there', 'PUT', '/v1/images', undefined, 404, 'ROUTE_NOT_FOUND'],
+    ['a name taken', 'POST', '/v1/containers', { image: 'base', name: 'c' }, 409, 'CONTAINER_EXISTS'],
+    ['a missing field', 'POST', '/v1/containers', { name: 'd' }, 400, 'INVALID_ARGUMENT'],
+    ['an unknown field', 'POST', '/v1/containers', { image: 'base', nam: 'd' }, 400, 'INVALID_ARGUMENT'],
+    [
+      'a field of the wrong type',
+      'POST',
+      '/v1/containers',
+      { image: 'base', readOnly: 'yes' },
+      400,
+      'INVALID_ARGUMENT',
+    ],
+    ['an unknown query parameter', 'GET', '/v1/events?sinc=1', undefined, 400, 'INVALID_ARGUMENT'],
+    ['a number that is none', 'GET', '/v1/events?since=x', undefined, 400, 'INVALID_ARGUMENT'],
+    ['a platform that is none', 'POST', '/v1/images/load?platform=a/b/c/d', undefined, 400, 'INVALID_ARGUMENT'],
+    ['deleting what is gone', 'DELETE', '/v1/leases/gone', undefined, 404, 'LEASE_NOT_FOUND'],
+  ])('refuses %s', async (_what, method, path, json, status, code) => {
+    const { socket } = await withImage();
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
+    const answer = await ask(socket, method, path, json === undefined ? {} : { json });
+    expect(answer.status).toBe(status);
+    expect(JSON.parse(answer.text)).toMatchObject({ code });
+    expect(Object.keys(JSON.parse(answer.text) as object)).toEqual(['code', 'message', 'details', 'hint']);
+  });
+
+  it('refuses JSON that is none, and JSON that is too long', async () => {
+    const { socket } = await open();
+    const headers = { 'content-type': 'application/json' };
+    const broken = await ask(socket, 'POST', '/v1/gc', { body: Buffer.from('{'), headers });
+    expect(broken.status).toBe(400);
+    const long = await ask(socket, 'POST', '/v1/gc', { body: Buffer.alloc(2 * 1024 * 1024, ' '), headers });
+    expect(long.status).toBe(400);
+    expect(JSON.parse(long.text)).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      details: { reason: 'FST_ERR_CTP_BODY_TOO_LARGE' },
+    });
+  });
+
+  it('sends lists as lines and ends them with an error line if they fail', async () => {
+    const { socket, engine } = await withImage();
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
+    const whole = await ask(socket, 'GET', '/v1/containers/c/changes');
+    expect(lines(whole)).toEqual([
+      { kind: 'C', path: '/' },
+      { kind: 'A', path: '/x\\xff', bytes: 'L3j/' },
+    ]);
+    engine.changes = () =>
+      Promise.resolve(
+        (async function* () {
+          yield [{ kind: 'C', path: '/' } as const];
+          throw new LayerdError('IO_ERROR', 'the disk failed');
+        })(),
+      );
+    const failed = await ask(socket, 'GET', '/v1/containers/c/changes');
+    expect(lines(failed).at(-1)).toMatchObject({ error: { code: 'IO_ERROR' } });
+  });
+
+  it('says what differs in a header when it saves', async () => {
+    const { socket } = await withImage();
+    const answer = await ask(socket, 'GET', '/v1/images/save?ref=base&ref=base&format=oci');
+    expect(answer.text).toBe('an archivean archive');
+    expect(decodeURI(String(answer.headers['x-layerd-notice']))).toBe('the manifest digest differs – as ever');
+  });
+
+  it('breaks the connection when bytes fail on the way, so that nobody takes them for whole', async () => {
+    const { socket, engine, log } = await withImage();
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
+    engine.diffSource = async function* () {
+      yield Buffer.alloc(100_000, 'x');
+      throw new LayerdError('IO_ERROR', 'the disk failed');
+    };
+    const answer = await ask(socket, 'GET', '/v1/containers/c/diff');
+    expect(answer).toMatchObject({ status: 200, broken: true });
+    await expect
+      .poll(() => log.at(-1))
+      .toMatchObject({ msg: 'request failed', code: 'IO_ERROR', route: '/v1/containers/:name/diff' });
+  });
+
+  it('logs one line per finished request, with its duration and its peer', async () => {
+    const { socket, log } = await open();
+    await ask(socket, 'GET', '/v1/images/nope');
+    expect(log.filter(({ msg }) => msg !== 'request finished')).toEqual([
+      expect.objectContaining({
+        level: 30,
+        msg: 'request refused',
+        route: '/v1/images/:name',
+        params: { name: 'nope' },
+        status: 404,
+        code: 'IMAGE_NOT_FOUND',
+        duration_ms: expect.any(Number) as number,
+        peer_uid: 0,
+      }),
+    ]);
+  });
+
+  it('counts them in the metrics', async () => {
+    const { socket } = await open();
+    await ask(socket, 'GET', '/v1/images');
+    const { text, headers } = await ask(socket, 'GET', '/metrics');
+    expect(headers['content-type']).toContain('text/plain');
+    expect(text).toContain(
+      'layerd_http_request_duration_seconds_count{method="GET",route="/v1/images",status="200"} 1',
+    );
+    expect(text).toContain('layerd_images 0');
+    expect(text).toContain('layerd_http_requests_running 1');
+  });
+
+  it('answers 503 when it is unwell', async () => {
+    const { socket, engine } = await open();
+    expect((await ask(socket, 'GET', '/v1/health')).status).toBe(200);
+    engine.healthy = false;
+    const answer = await ask(socket, 'GET', '/v1/health');
+    expect(answer.status).toBe(503);
+    expect(JSON.parse(answer.text)).toEqual({ ok: false, problems: ['unwell'] });
+  });
+});
+
+describe('repeated requests', () => {
+  const key = { 'idempotency-key': 'k1' };
+
+  it('take effect once under one key', async () => {
+    const { socket, engine } = await withImage();
+    const json = { image: 'base', name: 'c' };
+    const first = await ask(socket, 'POST', '/v1/containers', { json, headers: key });
+    const again = await ask(socket, 'POST', '/v1/containers', { json, headers: key });
+    expect(again.status).toBe(201);
+    expect(again.text).toBe(first.text);
+    const mounts = [0, 1].map(() =>
+      ask(socket, 'POST', '/v1/containers/c/mount', { headers: { 'idempotency-key': 'k2' } }),
+    );
+    expect((await Promise.all(mounts)).map(({ text }) => (JSON.parse(text) as { mounts: number }).mounts)).toEqual([
+      1, 1,
+    ]);
+    expect(engine.container('c').mounts).toBe(1);
+  });
+
+  it('are tried again after a failure, and a key is not for two requests', async () => {
+    const { socket } = await withImage();
+    expect((await ask(socket, 'POST', '/v1/containers', { json: { image: 'no' }, headers: key })).status).toBe(404);
+    await sleep(1);
+    expect((await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' }, headers: key })).status).toBe(201);
+    const other = await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'x' }, headers: key });
+    expect(JSON.parse(other.text)).toMatchObject({ code: 'INVALID_ARGUMENT', details: { key: 'k1' } });
+  });
+});
+
+describe('uploads', () => {
+  async function* trickle(chunks: number, pauseMs: number, after?: () => Promise<void>): AsyncGenerator<Buffer> {
+    for (let i = 0; i < chunks; i++) {
+      yield Buffer.from(`chunk ${i} `);
+      await sleep(pauseMs);
+    }
+    await after?.();
+  }
+
+  it('may take longer than the limit in total, as long as they move', async () => {
+    const { socket } = await open({ stallMs: 200 });
+    const began = performance.now();
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: trickle(12, 50) });
+    expect(performance.now() - began).toBeGreaterThan(500);
+    expect(lines(answer).at(-1)).toHaveProperty('result');
+  });
+
+  it('are given up when they stand still, with an answer that says so', async () => {
+    const { socket, engine } = await open({ stallMs: 150 });
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: trickle(2, 20, () => sleep(1_000)) });
+    expect(lines(answer).at(-1)).toMatchObject({ error: { code: 'TIMEOUT', details: { limitMs: 150 } } });
+    expect(engine.loadsFailed).toBe(1);
+  });
+
+  it('do not time out because the engine is slow', async () => {
+    const { socket, engine } = await open({ stallMs: 100 });
+    engine.loadDelayMs = 300;
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: trickle(3, 1) });
+    expect(lines(answer).at(-1)).toHaveProperty('result');
+  });
+
+  it('push back: a slow engine holds its client, and memory does not hold the body', async () => {
+    const { socket, engine } = await open();
+    engine.loadDelayMs = 30;
+    let sent = 0;
+    const body = async function* (): AsyncGenerator<Buffer> {
+      for (; sent < 400; sent++) yield Buffer.alloc(65_536);
+    };
+    const answered = ask(socket, 'POST', '/v1/images/load', { body: body() });
+    await sleep(300);
+    expect(sent).toBeGreaterThan(5);
+    expect(sent).toBeLessThan(100);
+    engine.loadDelayMs = 0;
+    expect(lines(await answered).at(-1)).toHaveProperty('result');
+  });
+
+  it('leave nothing behind when their client hangs up', async () => {
+    const { socket, engine, log } = await open();
+    const client = connect(socket);
+    client.write('POST /v1/images/load HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n');
+    await sleep(50);
+    client.destroy();
+    await expect.poll(() => engine.loadsFailed).toBe(1);
+    expect(engine.images()).toEqual([]);
+    await expect.poll(() => log.at(-1)).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
+  });
+
+  it('get to see an early refusal even while they are sending', async () => {
+    const { socket } = await open();
+    const answer = await ask(socket, 'POST', '/v1/nowhere', { body: Buffer.alloc(20 * 1024 * 1024) });
+    expect(answer.status).toBe(404);
+  });
+});
+
+describe('downloads', () => {
+  it('wait for a client that does not read, and give it up after the limit', async () => {
+    const { socket, engine, log } = await withImage({ stallMs: 200 });
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
+    let produced = 0;
+    let ended = false;
+    engine.diffSource = async function* () {
+      try {
+        for (; produced < 2_000; produced++) yield Buffer.alloc(65_536);
+      } finally {
+        ended = true;
+      }
+    };
+    const client = connect(socket).pause();
+    client.write('GET /v1/containers/c/diff HTTP/1.1\r\nhost: x\r\n\r\n');
+    await expect.poll(() => ended).toBe(true);
+    expect(produced).toBeLessThan(200);
+    await expect.poll(() => log.at(-1)).toMatchObject({ route: '/v1/containers/:name/diff', code: 'TIMEOUT' });
+    client.destroy();
+  });
+});
+
+describe('events', () => {
+  it('are replayed from a number on, and followed', async () => {
+    const { socket } = await withImage();
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' } });
+    expect(lines(await ask(socket, 'GET', '/v1/events')).map(({ seq }) => seq)).toEqual([1, 2]);
+    expect(lines(await ask(socket, 'GET', '/v1/events?since=1')).map(({ type }) => type)).toEqual(['container.create']);
+    const followed = ask(socket, 'GET', '/v1/events?since=2&follow=true');
+    await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' } });
+    await sleep(50);
+    await fixture?.door.close(1_000);
+    expect(lines(await followed).map(({ seq }) => seq)).toEqual([3]);
+  });
+});
+
+describe('the socket', () => {
+  it('is for its owner and group alone', async () => {
+    const { socket } = await open({ gid: 7 });
+    const { mode, gid } = statSync(socket);
+    expect(mode & 0o777).toBe(0o660);
+    expect(gid).toBe(process.getuid?.() === 0 ? 7 : process.getgid?.());
+  });
+
+  it('refuses peers that may not connect, and logs them', async () => {
+    const { socket, log, door } = await open({ gid: 7, peerOf: () => ({ pid: 42, uid: 1234, groups: [1234] }) });
+    await expect(ask(socket, 'GET', '/v1/health')).rejects.toThrow();
+    expect(log).toEqual([
+      expect.objectContaining({ level: 40, msg: 'connection refused', peer_pid: 42, peer_uid: 1234 }),
+    ]);
+    expect(await door.metricsText()).toContain('layerd_http_connections_refused_total 1');
+  });
+
+  it('lets members of the group in, and forgets them when the group changes', async () => {
+    const { socket, door } = await open({ gid: 7, peerOf: () => ({ pid: 42, uid: 1234, groups: [1234, 7] }) });
+    expect((await ask(socket, 'GET', '/v1/health')).status).toBe(200);
+    await door.setGroup(null);
+    await expect(ask(socket, 'GET', '/v1/health')).rejects.toThrow();
+  });
+
+  it('replaces one that a dead daemon left, but not one that is served, nor a file', async () => {
+    const { socket } = await open();
+    const again = {
+      at: { path: socket },
+      gid: null,
+      log: pino({ level: 'silent' }),
+      peerOf: () => null,
+      accept: () => undefined,
+    };
+    await expect(DoorListener.open(again)).rejects.toMatchObject({ code: 'SOCKET_IN_USE' });
+    const file = join(dirname(socket), 'file');
+    writeFileSync(file, '');
+    await expect(DoorListener.open({ ...again, at: { path: file } })).rejects.toMatchObject({ code: 'SOCKET_IN_USE' });
+    expect(statSync(file).isFile()).toBe(true);
+  });
+
+  it('survives nonsense', async () => {
+    const { socket } = await open();
+    for (const nonsense of ['\0\0\0', 'GET / HTTP/9.9\r\n\r\n', `GET /${'a'.repeat(100_000)} HTTP/1.1\r\n\r\n`]) {
+      await new Promise<void>((resolve) => {
+        const client = connect(socket);
+        client.on('error', () => undefined);
+        client.once('close', () => resolve());
+        client.resume();
+        client.write(nonsense);
+      });
+    }
+    expect((await ask(socket, 'GET', '/v1/health')).status).toBe(200);
+  });
+});
+
+describe('stopping', () => {
+  it('finishes what runs, within the limit', async () => {
+    const { socket, engine, door } = await open();
+    engine.loadDelayMs = 100;
+    const loading = ask(socket, 'POST', '/v1/images/load', { body: archive });
+    await sleep(50);
+    await door.close(5_000);
+    expect(lines(await loading).at(-1)).toHaveProperty('result');
+    await expect(ask(socket, 'GET', '/v1/health')).rejects.toThrow();
+  });
+
+  it('aborts what does not finish', async () => {
+    const { socket, engine, door } = await open();
+    engine.loadDelayMs = 100;
+    let stop = false;
+    const body = (async function* () {
+      while (!stop) {
+        yield archive;
+        await sleep(20);
+      }
+    })();
+    const loading = ask(socket, 'POST', '/v1/images/load', { body });
+    await sleep(150);
+    await door.close(100);
+    expect(lines(await loading).at(-1)).toMatchObject({ error: { code: 'SHUTTING_DOWN' } });
+    stop = true;
+  });
+});
