@@ -1,6 +1,6 @@
 // Compiles src, drivers, test and bench into dist/ (or --out DIR, so that several builds can live side by side).
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
@@ -19,3 +19,4 @@ for (const bin of ['layerd', 'layerctl']) {
   const path = `${out}/src/${bin}.js`;
   if (existsSync(path)) chmodSync(path, 0o755);
 }
+writeFileSync(`${out}/.built`, '');

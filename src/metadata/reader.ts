@@ -277,9 +277,10 @@ export class MetadataReader {
   private leaseHolds(id: string): Digest[] {
     return this.sql
       .all<{ digest: string }>(
-        `SELECT image.image_id AS digest FROM lease_image JOIN image ON image.id = lease_image.image_id WHERE lease_id = ?1
+        `SELECT image.image_id AS digest FROM lease_image JOIN image ON image.id = lease_image.image_id WHERE lease_id = ?
          UNION ALL
-         SELECT layer.diff_id FROM lease_layer JOIN layer ON layer.id = lease_layer.layer_id WHERE lease_id = ?1`,
+         SELECT layer.diff_id FROM lease_layer JOIN layer ON layer.id = lease_layer.layer_id WHERE lease_id = ?`,
+        id,
         id,
       )
       .map((row) => row.digest)

@@ -237,14 +237,18 @@ async function withPump<T>(job: Promise<T>, pump: Promise<void>): Promise<T> {
 
 /** The chunks of a job's stream; throws what the job throws. */
 export async function* streamOf(job: Promise<void>, chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  // The error also comes through the port; noted here so that it is never unhandled.
   const outcome = job.then(
     () => null,
-    (error: unknown) => error,
+    (error: unknown) => error as Error,
   );
-  yield* chunks;
+  try {
+    yield* chunks;
+  } catch (thrown) {
+    // The stream broke because the job failed: what the job says is the reason.
+    throw (await outcome) ?? thrown;
+  }
   const error = await outcome;
-  if (error !== null) throw error as Error;
+  if (error !== null) throw error;
 }
 
 async function drain(source: LayerSource): Promise<void> {

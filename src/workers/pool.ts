@@ -181,7 +181,12 @@ class Thread {
 
   constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, onGone: () => void) {
     this.onFree = onFree;
-    this.worker = new Worker(new URL('thread.js', import.meta.url), { name: `layerd-${lane}`, workerData: settings });
+    this.worker = new Worker(new URL('thread.js', import.meta.url), {
+      name: `layerd-${lane}`,
+      workerData: settings,
+      // Descriptors are opened and closed by system calls of our own, too, which Node does not see.
+      trackUnmanagedFds: false,
+    });
     this.worker.on('message', (message: FromWorker) => this.receive(message));
     let failure: Error | null = null;
     this.worker.on('error', (error) => (failure = error));

@@ -35,6 +35,8 @@ async function serve(message: Extract<ToWorker, { call: number }>): Promise<void
     reply({ call, error: toLayerdError(thrown).toBody() });
   } finally {
     running.delete(call);
+    // A job that failed before it streamed must not leave the other side waiting.
+    for (const stream of ports) stream.close();
   }
 }
 

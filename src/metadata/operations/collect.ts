@@ -96,19 +96,19 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
   },
   chain: (tx, id) => {
     tx.sql.run(
-      `DELETE FROM chain WHERE id = ?1
-       AND NOT EXISTS (SELECT 1 FROM chain WHERE parent_id = ?1)
-       AND NOT EXISTS (SELECT 1 FROM image WHERE chain_id = ?1)
-       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE chain_id = ?1)`,
+      `DELETE FROM chain WHERE id = ?
+       AND NOT EXISTS (SELECT 1 FROM chain AS child WHERE child.parent_id = chain.id)
+       AND NOT EXISTS (SELECT 1 FROM image WHERE image.chain_id = chain.id)
+       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.chain_id = chain.id)`,
       id,
     );
   },
   stack: (tx, id) => {
     tx.sql.run(
-      `DELETE FROM stack WHERE id = ?1
-       AND NOT EXISTS (SELECT 1 FROM stack WHERE parent_id = ?1)
-       AND NOT EXISTS (SELECT 1 FROM chain WHERE stack_id = ?1)
-       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE stack_id = ?1)`,
+      `DELETE FROM stack WHERE id = ?
+       AND NOT EXISTS (SELECT 1 FROM stack AS child WHERE child.parent_id = stack.id)
+       AND NOT EXISTS (SELECT 1 FROM chain WHERE chain.stack_id = stack.id)
+       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.stack_id = stack.id)`,
       id,
     );
   },
@@ -125,9 +125,10 @@ function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
     id,
   );
   const needed = tx.sql.get<{ needed: number }>(
-    `SELECT EXISTS (SELECT 1 FROM chain WHERE layer_id = ?1)
-         OR EXISTS (SELECT 1 FROM image_layer WHERE layer_id = ?1)
-         OR EXISTS (SELECT 1 FROM lease_layer WHERE layer_id = ?1) AS needed`,
+    `SELECT EXISTS (SELECT 1 FROM chain WHERE chain.layer_id = layer.id)
+         OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
+         OR EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = layer.id) AS needed
+     FROM layer WHERE id = ?`,
     id,
   );
   const keepOne = needed?.needed === 1;

@@ -1,0 +1,51 @@
+// npm start, npm run demo, npm test, npm run bench on a fresh clone: installs and builds what is missing, then runs it.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const [task, ...args] = process.argv.slice(2);
+
+const [major, minor] = process.versions.node.split('.').map(Number);
+if (major < 20 || (major === 20 && minor < 19)) {
+  console.error(`layerd needs Node.js 20.19 or newer; this is ${process.version}. See https://nodejs.org/`);
+  process.exit(1);
+}
+
+/** Installs when node_modules is not what package-lock.json says. */
+function install() {
+  const wanted = createHash('sha256').update(readFileSync(`${root}package-lock.json`)).update(process.version).digest('hex');
+  const mark = `${root}node_modules/.layerd-installed`;
+  if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return;
+  console.error('Installing packages (better-sqlite3 is compiled: this takes about two minutes) ...');
+  execFileSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: ['ignore', 2, 2] });
+  writeFileSync(mark, wanted);
+}
+
+/** Compiles when a source is newer than the last build. */
+function build() {
+  const mark = `${root}dist/.built`;
+  const sources = ['src', 'drivers', 'test', 'bench', 'package.json', 'tsconfig.json'];
+  const find = ['find', [...sources, '-newer', mark, '-print', '-quit'], { cwd: root, encoding: 'utf8' }];
+  if (existsSync(mark) && execFileSync(...find) === '') return;
+  console.error('Compiling ...');
+  execFileSync(process.execPath, [`${root}scripts/build.mjs`], { cwd: root, stdio: ['ignore', 2, 2] });
+}
+
+const TASKS = {
+  start: [`${root}dist/src/layerd.js`],
+  demo: [`${root}dist/bench/demo/demo.js`],
+  bench: [`${root}dist/bench/run.js`],
+  test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],
+};
+
+const command = TASKS[task];
+if (command === undefined) {
+  console.error(`usage: node scripts/run.mjs ${Object.keys(TASKS).join('|')}`);
+  process.exit(2);
+}
+install();
+build();
+const { status, signal } = spawnSync(process.execPath, [...command, ...args], { cwd: task === 'test' ? root : process.cwd(), stdio: 'inherit' });
+process.exit(status ?? (signal === null ? 1 : 128));
