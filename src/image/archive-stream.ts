@@ -5,7 +5,7 @@
  */
 import type { ByteSource } from '../content/source.js';
 import { type ByteString, displayBytes } from '../core/bytes.js';
-import { LayerdError } from '../core/errors.js';
+import { LayerdError, toLayerdError } from '../core/errors.js';
 import { LIMITS } from '../core/limits.js';
 import type { TarEntry } from '../tar/entry.js';
 import { TarScanner } from '../tar/scanner.js';
@@ -115,7 +115,7 @@ class Passage {
   #arriving: Arrival | null = null;
   #documentBytes = 0;
   /** A failure that is not the layer's own fault: it ends the reading. */
-  #fatal: unknown = null;
+  #fatal: LayerdError | null = null;
 
   constructor(label: string, host: ArchiveHost, signal: AbortSignal) {
     this.#label = label;
@@ -220,12 +220,9 @@ class Passage {
     try {
       return { layer: await ingestNamed(this.#host, { stream: handoff.source, length }, expect, this.#signal) };
     } catch (thrown) {
-      if (thrown instanceof LayerdError && isOwnFault(thrown)) return { error: thrown };
-      this.#fatal ??= thrown;
-      const message = `layer ${expect.name} was not taken in`;
-      return {
-        error: thrown instanceof LayerdError ? thrown : new LayerdError('INTERNAL', message, { cause: thrown }),
-      };
+      const error = toLayerdError(thrown);
+      if (!isOwnFault(error)) this.#fatal ??= error;
+      return { error };
     } finally {
       handoff.leave();
     }

@@ -134,9 +134,10 @@ function inMemory(bytes: Buffer): SavedBytes {
 
 async function* tarOf(files: ReadonlyMap<ByteString, SavedBytes>): AsyncGenerator<Buffer> {
   for (const directory of ['blobs/', 'blobs/sha256/']) yield header('directory', bytesOf(directory), 0);
-  for (const [path, { size, open }] of files) {
+  for (const [path, file] of files) {
+    const { size } = file;
     yield header('file', path, size);
-    yield* exactly(size, open(), path);
+    yield* exactly(size, file.open(), path);
     yield Buffer.alloc(padding(size));
   }
   yield endOfArchive();

@@ -23,7 +23,7 @@ export interface Commit {
 }
 
 /** Fields of a config that speak of the container that the parent was made in. */
-const OF_THE_PARENT = ['container', 'container_config', 'docker_version', 'id', 'parent', 'author'];
+const OF_THE_PARENT = new Set(['container', 'container_config', 'docker_version', 'id', 'parent', 'author']);
 
 /**
  * The config of the image that a commit makes: the parent's with the changes applied, one layer and one row of history
@@ -31,7 +31,7 @@ const OF_THE_PARENT = ['container', 'container_config', 'docker_version', 'id', 
  */
 export function commitConfig(parent: ImageConfig | null, commit: Commit): ParsedImage['config'] {
   const { os, architecture, variant } = parent?.platform ?? commit.platform;
-  const inherited = Object.entries(parent?.document ?? {}).filter(([name]) => !OF_THE_PARENT.includes(name));
+  const inherited = Object.entries(parent?.document ?? {}).filter(([name]) => !OF_THE_PARENT.has(name));
   const document = {
     ...Object.fromEntries(inherited),
     created: new Date(commit.created).toISOString(),

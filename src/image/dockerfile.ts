@@ -34,7 +34,7 @@ const INSTRUCTIONS: Record<string, Instruction> = {
     config.Env = [...new Map([...environment, ...added])].map(([name, value]) => `${name}=${value}`);
   },
   EXPOSE: ({ config }, rest, line) => {
-    const ports = words(config, rest, line).flatMap((word) => portsOf(word, line));
+    const ports = several(config, rest, line).flatMap((word) => portsOf(word, line));
     config.ExposedPorts = { ...config.ExposedPorts, ...setOf(ports) };
   },
   LABEL: ({ config }, rest, line) => {
@@ -47,19 +47,19 @@ const INSTRUCTIONS: Record<string, Instruction> = {
     config.OnBuild = [...(config.OnBuild ?? []), rest];
   },
   STOPSIGNAL: ({ config }, rest, line) => {
-    const signal = word(config, rest, line);
+    const signal = single(config, rest, line);
     if (!isSignal(signal)) throw syntaxError(line, `${JSON.stringify(signal)} is not a signal`);
     config.StopSignal = signal;
   },
   USER: ({ config }, rest, line) => {
-    config.User = word(config, rest, line);
+    config.User = single(config, rest, line);
   },
   VOLUME: ({ config }, rest, line) => {
     const paths = execForm(rest)?.map((path) => expandWord(path, environmentOf(config), line));
-    config.Volumes = { ...config.Volumes, ...setOf(paths ?? words(config, rest, line)) };
+    config.Volumes = { ...config.Volumes, ...setOf(paths ?? several(config, rest, line)) };
   },
   WORKDIR: ({ config }, rest, line) => {
-    const path = posix.resolve('/', config.WorkingDir ?? '', word(config, rest, line));
+    const path = posix.resolve('/', config.WorkingDir ?? '', single(config, rest, line));
     config.WorkingDir = path;
   },
 };
@@ -122,11 +122,11 @@ function pairs(rest: string, environment: Environment, line: string): [string, s
   });
 }
 
-function word(config: RunConfig, rest: string, line: string): string {
+function single(config: RunConfig, rest: string, line: string): string {
   return expandWord(rest, environmentOf(config), line);
 }
 
-function words(config: RunConfig, rest: string, line: string): string[] {
+function several(config: RunConfig, rest: string, line: string): string[] {
   const environment = environmentOf(config);
   const expanded = splitWords(rest).map((each) => expandWord(each, environment, line));
   if (expanded.includes('')) throw syntaxError(line, 'an argument is empty');

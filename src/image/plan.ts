@@ -101,11 +101,12 @@ class Plans {
   }
 
   finish(): PlannedImage[] {
-    return [...this.#images.values()].map(({ image, bareTags }) => {
-      if (image.refs.length > 0) return image;
-      const refs = [...bareTags].flatMap((tag) => refOfBareTag(this.#members.baseName, tag) ?? []);
-      return { ...image, refs };
-    });
+    const planned = [...this.#images.values()];
+    for (const { image, bareTags } of planned) {
+      if (image.refs.length > 0) continue;
+      image.refs = [...bareTags].flatMap((tag) => refOfBareTag(this.#members.baseName, tag) ?? []);
+    }
+    return planned.map(({ image }) => image);
   }
 
   #plan(

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ArchiveInput, LoadOptions } from '../../src/core/api.js';
 import { type Digest, digestHex, sha256 } from '../../src/core/digest.js';
@@ -14,7 +14,7 @@ import { readArchive } from '../../src/image/archive-reader.js';
 import type { ParsedImage } from '../../src/image/host.js';
 import { chunksOf, MemoryHost } from './image-host.js';
 import {
-  blob,
+  blobMember,
   descriptor,
   dockerMembers,
   indexOf,
@@ -174,7 +174,7 @@ describe('archives of every form, read every way', () => {
         ]),
       ),
     };
-    const blobs = [blob(APP.config), ...APP.layers.map((layer) => blob(layer.blob))];
+    const blobs = [blobMember(APP.config), ...APP.layers.map((layer) => blobMember(layer.blob))];
     const members = [...blobs, { path: 'manifest.json', bytes: json([entry]) }];
     const [image] = await read(fileOf(tarOf(members)));
     expect(image?.layers.map((layer) => layer.mediaType)).toEqual(APP.layers.map((layer) => layer.mediaType));
@@ -278,7 +278,7 @@ describe('what is read', () => {
   it('a layer that no image needs does not fail the load of a stream, even if it is broken', async () => {
     const broken = Buffer.concat([gzipSync(Buffer.from('no tar')), Buffer.from('trailing')]);
     const wrongName = { path: `blobs/sha256/${'0'.repeat(64)}`, bytes: BASE.tar };
-    const more: Member[] = [...members, blob(broken), wrongName, blob(testLayer('unused').blob)];
+    const more: Member[] = [...members, blobMember(broken), wrongName, blobMember(testLayer('unused').blob)];
     const host = new MemoryHost();
     expect(await read(streamOf(tarOf(more)), {}, host)).toHaveLength(1);
     expect(host.notices).toHaveLength(3);
@@ -296,7 +296,7 @@ describe('what is read', () => {
 
   it('provenance and other statements are passed by, however large they are', async () => {
     const statement = json({ _type: 'https://in-toto.io/Statement/v0.1', text: 'x'.repeat(LIMITS.jsonDocument) });
-    expect(await read(streamOf(tarOf([...members, blob(statement)]), 1024 * 1024))).toHaveLength(1);
+    expect(await read(streamOf(tarOf([...members, blobMember(statement)]), 1024 * 1024))).toHaveLength(1);
   });
 
   it('a first layer name that looks like JSON is still a layer', async () => {
@@ -329,10 +329,17 @@ describe('names', () => {
   });
 });
 
+function platformOf(architecture: string): object {
+  return { platform: { os: 'linux', architecture } };
+}
+
+function ids(images: object[]): unknown[] {
+  return images.map((image) => (image as { id: Digest }).id);
+}
+
 describe('platforms', () => {
   const here = testImage([testLayer('here')], MACHINE);
   const there = testImage([testLayer('there')], OTHER);
-  const platformOf = (architecture: string): object => ({ platform: { os: 'linux', architecture } });
   const attestation = testImage([testLayer('proof')], 'unknown');
   const index = indexOf([
     descriptor(there.manifest, platformOf(OTHER)),
@@ -341,9 +348,8 @@ describe('platforms', () => {
   ]);
   const nested = [
     ...layoutMembers([here, there, attestation], [descriptor(index, named('app:1'), 'index')]),
-    blob(index),
+    blobMember(index),
   ];
-  const ids = (images: object[]): unknown[] => images.map((image) => (image as { id: Digest }).id);
 
   it("an index in the index gives this machine's image", async () => {
     expect(await readEveryWay(nested)).toMatchObject([{ id: here.id, refs: ['docker.io/library/app:1'] }]);
@@ -409,11 +415,11 @@ describe('what is no image', () => {
       config: { mediaType: 'application/vnd.cncf.helm.config.v1+json', digest: sha256('{}'), size: 2 },
       layers: [],
     });
-    const members = [...layoutMembers([APP], [descriptor(chart), descriptor(APP.manifest)]), blob(chart)];
+    const members = [...layoutMembers([APP], [descriptor(chart), descriptor(APP.manifest)]), blobMember(chart)];
     const host = new MemoryHost();
     expect(await read(fileOf(tarOf(members)), {}, host)).toHaveLength(1);
     expect(host.notices).toEqual([expect.stringContaining(sha256(chart))]);
-    const alone = [...layoutMembers([], [descriptor(chart)]), blob(chart)];
+    const alone = [...layoutMembers([], [descriptor(chart)]), blobMember(chart)];
     expect((await failure(fileOf(tarOf(alone)))).code).toBe('ARCHIVE_INVALID');
   });
 
@@ -440,10 +446,8 @@ describe('what is no image', () => {
   });
 
   it('says when the image lies in a directory of the archive', async () => {
-    const inside = layoutMembers([APP], [descriptor(APP.manifest)]).map((member) => ({
-      ...member,
-      path: `x/${member.path}`,
-    }));
+    const inside = layoutMembers([APP], [descriptor(APP.manifest)]);
+    for (const member of inside) member.path = `x/${member.path}`;
     expect((await failure(fileOf(tarOf(inside)))).hint).toContain('directory of the archive');
   });
 
@@ -453,15 +457,16 @@ describe('what is no image', () => {
   });
 });
 
+function flipped(bytes: Buffer, at: number): Buffer {
+  const copy = Buffer.from(bytes);
+  copy.writeUInt8(copy.readUInt8(at) ^ 1, at);
+  return copy;
+}
+
 describe('damage', () => {
   const members = layoutMembers([APP], [descriptor(APP.manifest)]);
   const replaced = (digest: Digest, bytes: Buffer): Member[] =>
     members.map((member) => (member.path.endsWith(digestHex(digest)) ? { path: member.path, bytes } : member));
-  const flipped = (bytes: Buffer, at: number): Buffer => {
-    const copy = Buffer.from(bytes);
-    copy.writeUInt8(copy.readUInt8(at) ^ 1, at);
-    return copy;
-  };
 
   it('a layer whose bytes are not those of its blob digest', async () => {
     // In the payload of the tar's only file: a tar still, but another.
@@ -639,17 +644,17 @@ describe('archives that mean harm', () => {
 
   it('an index that is also a manifest (CVE-2021-41190)', async () => {
     const both = json({ ...(JSON.parse(APP.manifest.toString()) as object), manifests: [] });
-    const members = [...layoutMembers([APP], [descriptor(both)]), blob(both)];
+    const members = [...layoutMembers([APP], [descriptor(both)]), blobMember(both)];
     expect((await failure(fileOf(tarOf(members)))).code).toBe('MANIFEST_INVALID');
   });
 
   it('an index that leads to itself many times over', async () => {
     let index = indexOf([descriptor(APP.manifest)]);
-    const indexes = [blob(index)];
+    const indexes = [blobMember(index)];
     for (let depth = 0; depth < 6; depth++) {
       const inner = descriptor(index, {}, 'index');
       index = indexOf(Array.from({ length: 30 }, () => inner));
-      indexes.push(blob(index));
+      indexes.push(blobMember(index));
     }
     const wide = [...layoutMembers([APP], [descriptor(index, {}, 'index')]), ...indexes];
     expect((await failure(fileOf(tarOf(wide)))).code).toBe('ARCHIVE_LIMIT');

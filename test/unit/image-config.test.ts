@@ -6,8 +6,6 @@ import { parseConfig } from '../../src/image/documents.js';
 import type { RunConfig } from '../../src/image/types.js';
 
 describe('changes of a commit', () => {
-  const changed = (before: RunConfig, ...changes: string[]): RunConfig => applyChanges(before, changes);
-
   it.each<[string[], RunConfig]>([
     [['CMD ["a", "b c"]'], { Cmd: ['a', 'b c'] }],
     [['cmd echo $HOME "x"'], { Cmd: ['/bin/sh', '-c', 'echo $HOME "x"'] }],
@@ -83,6 +81,10 @@ describe('changes of a commit', () => {
     expect(() => changed({}, change)).toThrow(why);
   });
 });
+
+function changed(before: RunConfig, ...changes: string[]): RunConfig {
+  return applyChanges(before, changes);
+}
 
 const D1 = sha256('layer 1');
 const D2 = sha256('layer 2');

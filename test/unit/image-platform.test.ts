@@ -33,8 +33,6 @@ describe('platforms', () => {
   });
 
   it('ranks what serves: the same first, lower variants after it, other architectures last and only if compatible', () => {
-    const rank = (wanted: string, found: string, compatible = false): number | null =>
-      platformRank(parsePlatform(wanted), parsePlatform(found), compatible);
     expect(rank('linux/amd64', 'linux/amd64')).toBe(0);
     expect(rank('linux/amd64', 'linux/amd64/v2')).toBeNull();
     expect(rank('linux/amd64/v3', 'linux/amd64')).toBe(2);
@@ -51,3 +49,7 @@ describe('platforms', () => {
     expect(rank('linux/amd64', 'linux/amd64/odd')).toBeNull();
   });
 });
+
+function rank(wanted: string, found: string, compatible = false): number | null {
+  return platformRank(parsePlatform(wanted), parsePlatform(found), compatible);
+}

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { type ByteString, bytesOf } from '../../src/core/bytes.js';
+import { bytesOf } from '../../src/core/bytes.js';
 import { type Digest, digestHex, sha256 } from '../../src/core/digest.js';
 import { encodeEntry, endOfArchive, padding } from '../../src/tar/writer.js';
 
@@ -56,7 +56,7 @@ export function json(document: unknown): Buffer {
   return Buffer.from(JSON.stringify(document));
 }
 
-export function blob(bytes: Buffer): Member {
+export function blobMember(bytes: Buffer): Member {
   return { path: `blobs/sha256/${digestHex(sha256(bytes))}`, bytes };
 }
 
@@ -76,9 +76,9 @@ export function indexOf(manifests: object[]): Buffer {
 /** The members of an OCI layout with these images, each once. */
 export function layoutMembers(images: TestImage[], manifests: object[]): Member[] {
   const blobs = images.flatMap((image) => [
-    blob(image.manifest),
-    blob(image.config),
-    ...image.layers.map((layer) => blob(layer.blob)),
+    blobMember(image.manifest),
+    blobMember(image.config),
+    ...image.layers.map((layer) => blobMember(layer.blob)),
   ]);
   return [
     { path: 'oci-layout', bytes: json({ imageLayoutVersion: '1.0.0' }) },
@@ -117,7 +117,7 @@ function encodeMember(member: Member): Buffer[] {
   const header = encodeEntry({
     type,
     path: bytesOf(member.path),
-    linkPath: bytesOf(link) as ByteString,
+    linkPath: bytesOf(link),
     mode: 0o644,
     uid: 0,
     gid: 0,
