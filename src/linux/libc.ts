@@ -80,10 +80,16 @@ const PROTOTYPES = {
   moveMount: ['syscall', 'long', ['long', 'int', 'void *', 'int', 'void *', 'uint']],
   openTree: ['syscall', 'long', ['long', 'int', 'void *', 'uint']],
   openat2: ['syscall', 'long', ['long', 'int', 'void *', 'void *', 'size_t']],
+  pidfdGetfd: ['syscall', 'long', ['long', 'int', 'int', 'uint']],
+  pidfdOpen: ['syscall', 'long', ['long', 'int', 'uint']],
 } as const satisfies Record<string, Prototype>;
 
 type Arguments<A extends readonly CType[]> = { -readonly [I in keyof A]: CTypes[A[I]] };
-type CFunction<P extends Prototype> = (...args: Arguments<P[2]>) => CTypes[P[1]];
+interface CFunction<P extends Prototype> {
+  (...args: Arguments<P[2]>): CTypes[P[1]];
+  /** The same call on a thread of libuv's pool; {@link lastErrno} tells of it at the start of `done`. */
+  async(...args: [...Arguments<P[2]>, done: (error: Error | null, result: CTypes[P[1]]) => void]): void;
+}
 
 /** The bound functions. They return what C returns; errno is {@link lastErrno}, read before any other call. */
 export type Libc = { -readonly [Name in keyof typeof PROTOTYPES]: CFunction<(typeof PROTOTYPES)[Name]> };
@@ -97,7 +103,9 @@ export const SYS = {
   fsconfig: 431,
   fsmount: 432,
   fspick: 433,
+  pidfdOpen: 434,
   openat2: 437,
+  pidfdGetfd: 438,
   mountSetattr: 442,
   fchmodat2: 452,
 } as const;

@@ -9,8 +9,9 @@ import type { EngineApi } from '../../core/api.js';
 import { LayerdError } from '../../core/errors.js';
 import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
 import { clientGone } from './body.js';
-import type { ClientDescriptor, DoorContext } from './context.js';
+import type { DoorContext } from './context.js';
 import { invalidRequest, requestError, routeNotFound, statusOf } from './errors.js';
+import { takeDescriptor } from '../peer.js';
 import { DoorMetrics } from './metrics.js';
 import { OnceOnly } from './once.js';
 import { lingerThenClose, Operations, shuttingDown } from './operations.js';
@@ -27,8 +28,6 @@ export interface HttpDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'p
   version: string;
   /** A body may stand still this long because of its client. */
   stallMs: number;
-  /** Takes over a descriptor that a peer has open. */
-  descriptorOf: (peer: Peer, fd: number) => Promise<ClientDescriptor>;
 }
 
 /** A connection without a request, or with one whose head does not arrive, is closed after this time. */
@@ -62,7 +61,7 @@ export class HttpDoor {
       once: new OnceOnly(),
       stallMs: options.stallMs,
       peerOf: (request) => this.peers.get(request.raw.socket) ?? null,
-      descriptorOf: options.descriptorOf,
+      takeDescriptor: ({ raw: { socket } }, fd) => takeDescriptor(socket, this.peers.get(socket) ?? null, fd),
       failed: (request, error) => this.failures.set(request, requestError(error)),
       doorMetrics: () => this.metrics.text(),
     };

@@ -1,11 +1,11 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ArchiveInput, LoadOptions } from '../../../core/api.js';
-import { LayerdError } from '../../../core/errors.js';
 import { parsePlatform } from '../../../core/platform.js';
 import type { ArchiveFormat } from '../../../core/words.js';
 import { answerBytes, answerWithProgress, asList, NDJSON, TAR } from '../answers.js';
 import { uploadOf } from '../body.js';
-import type { ClientDescriptor, DoorContext } from '../context.js';
+import type { ClientDescriptor } from '../../peer.js';
+import type { DoorContext } from '../context.js';
 import { about, list, name, object, oneWord, options, ref, text, yes } from '../schema.js';
 import { binary, route, streamLine, streams } from './route.js';
 
@@ -100,13 +100,13 @@ function archiveRoutes(app: FastifyInstance, door: DoorContext): void {
     uploads.removeAllContentTypeParsers();
     uploads.addContentTypeParser('*', (_request, _payload, parsed) => parsed(null));
     uploads.post<{ Querystring: LoadQuery }>('/v1/images/load', { schema: loadSchema }, async (request, reply) => {
-      const input = await archiveOf(door, request);
+      const input = archiveOf(door, request);
       try {
         await answerWithProgress(door, request, reply, (progress, signal) =>
           door.engine.load(input.archive, loadOptions(request.query), progress, signal),
         );
       } finally {
-        await input.descriptor?.close();
+        input.descriptor?.close();
       }
     });
     done();
@@ -131,24 +131,19 @@ const loadSchema = route('Load images from an archive', {
   response: streams(NDJSON, 'Progress, then the result or an error.', streamLine('LoadResult')),
 });
 
-async function archiveOf(
+/** The archive that a request brings: its body, or a descriptor of its client. */
+function archiveOf(
   door: DoorContext,
   request: FastifyRequest,
-): Promise<{ archive: ArchiveInput; descriptor: ClientDescriptor | null }> {
+): { archive: ArchiveInput; descriptor: ClientDescriptor | null } {
   const fd = request.headers[DESCRIPTOR_HEADER];
-  if (fd === undefined) {
-    const length = request.headers['content-length'];
-    const size = length === undefined ? null : Number(length);
-    return { archive: { stream: uploadOf(request.raw, door.stallMs), size }, descriptor: null };
+  if (fd !== undefined) {
+    const descriptor = door.takeDescriptor(request, Number(fd));
+    return { archive: { path: descriptor.path }, descriptor };
   }
-  const peer = door.peerOf(request);
-  if (peer === null) {
-    throw new LayerdError('NOT_PERMITTED', 'a descriptor was named, but this system does not tell whose it is', {
-      hint: 'Send the archive as the body.',
-    });
-  }
-  const descriptor = await door.descriptorOf(peer, Number(fd));
-  return { archive: { path: descriptor.path }, descriptor };
+  const length = request.headers['content-length'];
+  const size = length === undefined ? null : Number(length);
+  return { archive: { stream: uploadOf(request.raw, door.stallMs), size }, descriptor: null };
 }
 
 function loadOptions(query: LoadQuery): LoadOptions {
