@@ -14,3 +14,10 @@ export function tryLock(fd: number): boolean {
   if (lastErrno() === os.errno.EWOULDBLOCK) return false;
   throw failed('flock');
 }
+
+/** flock(2): as {@link tryLock}, but waits, blocking the thread: for what is held for milliseconds only. */
+export function waitLock(fd: number): void {
+  while (libc().flock(fd, LOCK_EX) < 0) {
+    if (lastErrno() !== os.errno.EINTR) throw failed('flock');
+  }
+}

@@ -1,5 +1,5 @@
 /** Durability and the page cache; fsync(2) and fdatasync(2) are Node's. */
-import { errnoNumber, libc } from './libc.js';
+import { libc } from './libc.js';
 import { failed, SystemError } from './system-error.js';
 
 /** sync_file_range(2) flags. */
@@ -28,29 +28,16 @@ export function syncFileRange(fd: number, offset: number, length: number, flags:
   if (libc().syncFileRange(fd, offset, length, flags) < 0) throw failed('sync_file_range');
 }
 
-/** How koffi calls a function on a thread of libuv's pool. */
-interface CalledElsewhere {
-  async(
-    fd: number,
-    offset: number,
-    length: number,
-    flags: number,
-    done: (error: Error | null, result: number) => void,
-  ): void;
-}
-
 /**
- * Starts writeback of a part of a file and waits for it as {@link syncFileRange} does, on another thread. Rejects with
- * EIO whatever the errno was, which is that thread's: this takes note of a failed writeback, and fsync would not tell it
- * again.
+ * Starts writeback of a part of a file and waits for it as {@link syncFileRange} does, on a thread of libuv's pool. The
+ * error must be heeded: the kernel tells a failed writeback once, and fsync would not tell it again.
  */
 export function writeBack(fd: number, offset: number, length: number): Promise<void> {
-  const call = libc().syncFileRange as unknown as CalledElsewhere;
   const flags = SYNC_RANGE.waitBefore | SYNC_RANGE.write | SYNC_RANGE.waitAfter;
   return new Promise((resolve, reject) => {
-    call.async(fd, offset, length, flags, (error, result) => {
+    libc().syncFileRange.async(fd, offset, length, flags, (error, result) => {
       if (error !== null) reject(error);
-      else if (result < 0) reject(new SystemError(errnoNumber('EIO'), 'sync_file_range', new Uint8Array()));
+      else if (result < 0) reject(failed('sync_file_range'));
       else resolve();
     });
   });

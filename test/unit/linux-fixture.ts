@@ -38,3 +38,14 @@ export function at(...parts: string[]): ReturnType<typeof bytesOf> {
 export function run(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
+
+/** Makes a btrfs in a file of `directory` and mounts it at `mnt` there; it goes with the scratch directory. */
+export function mountBtrfs(directory: string): string {
+  const image = join(directory, 'btrfs.img');
+  const target = join(directory, 'mnt');
+  mkdirSync(target);
+  run('truncate', '-s', '128M', image);
+  run('mkfs.btrfs', '-q', image);
+  run('mount', '-o', 'loop', image, target);
+  return target;
+}
