@@ -174,15 +174,7 @@ export class MemoryEngine implements EngineApi {
   }
 
   layerTree(): LayerTreeNode[] {
-    const leaf = ({ id, bytes, refs }: Image): LayerTreeNode => ({
-      chainId: id,
-      diffId: id,
-      size: bytes.length,
-      images: refs,
-      containers: [],
-      children: [],
-    });
-    return [...this.images_.values()].map((image) => ({ ...leaf(image), children: [leaf(image)] }));
+    return [...this.images_.values()].map((image) => treeNode(image, [treeNode(image, [])]));
   }
 
   layerTar(digestOrPrefix: string): Promise<{ stream: AsyncIterable<Buffer>; size: number; diffId: Digest }> {
@@ -389,6 +381,10 @@ export class MemoryEngine implements EngineApi {
 
 function summary({ id, bytes, refs }: Image): ImageSummary {
   return { id, refs, created: 1, size: bytes.length, unique: bytes.length, shared: 0, platform: 'linux/amd64' };
+}
+
+function treeNode({ id, bytes, refs }: Image, children: LayerTreeNode[]): LayerTreeNode {
+  return { chainId: id, diffId: id, size: bytes.length, images: refs, containers: [], children };
 }
 
 function layerOf({ id, bytes }: Image): LayerSummary {

@@ -1,10 +1,11 @@
 /** A native API in front of an engine in memory, on a socket of its own. */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { request, type IncomingMessage, type RequestOptions } from 'node:http';
+import { request, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino, type Logger } from 'pino';
 import { HttpDoor, type HttpDoorOptions } from '../../src/doors/http/server.js';
+import { peerOf } from '../../src/doors/peer.js';
 import { MemoryEngine } from '../memory-engine.js';
 
 export interface Fixture {
@@ -28,8 +29,7 @@ export async function openDoor(options: Partial<HttpDoorOptions> = {}): Promise<
     log: logInto(log),
     version: '0.0.0',
     stallMs: 10_000,
-    peerOf: () => ({ pid: process.pid, uid: 0, groups: [0] }),
-    descriptorOf: () => Promise.reject(new Error('not in this test')),
+    peerOf,
     ...options,
   });
   const close = async (): Promise<void> => {
@@ -39,8 +39,8 @@ export async function openDoor(options: Partial<HttpDoorOptions> = {}): Promise<
   return { engine, door, socket, log, close };
 }
 
-function logInto(lines: Record<string, unknown>[]): Logger {
-  const write = (text: string): void => void lines.push(JSON.parse(text) as Record<string, unknown>);
+function logInto(into: Record<string, unknown>[]): Logger {
+  const write = (text: string): void => void into.push(JSON.parse(text) as Record<string, unknown>);
   return pino({ level: 'debug' }, { write });
 }
 
@@ -57,7 +57,7 @@ export function ask(
   socket: string,
   method: string,
   path: string,
-  options: { json?: unknown; body?: Buffer | AsyncIterable<Buffer>; headers?: RequestOptions['headers'] } = {},
+  options: { json?: unknown; body?: Buffer | AsyncIterable<Buffer>; headers?: Record<string, string> } = {},
 ): Promise<Answer> {
   const json = options.json === undefined ? null : Buffer.from(JSON.stringify(options.json));
   const headers = { ...(json ? { 'content-type': 'application/json' } : {}), ...options.headers };

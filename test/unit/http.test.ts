@@ -1,4 +1,4 @@
-import { statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,6 +8,8 @@ import { sha256 } from '../../src/core/digest.js';
 import { LayerdError } from '../../src/core/errors.js';
 import { DoorListener } from '../../src/doors/listener.js';
 import type { HttpDoorOptions } from '../../src/doors/http/server.js';
+import { linuxAvailable } from '../../src/linux/libc.js';
+import { describeWith, type Prerequisite } from '../support.js';
 import { ask, lines, openDoor, type Fixture } from './http-fixture.js';
 
 let fixture: Fixture | null = null;
@@ -20,12 +22,31 @@ afterEach(async () => {
   fixture = null;
 });
 
+function needsLinux(): Prerequisite {
+  const { available, reason } = linuxAvailable();
+  return { name: 'Linux system calls', met: available, enable: reason };
+}
+
 const archive = Buffer.from('an archive');
 
 async function withImage(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
   const opened = await open(options);
   await ask(opened.socket, 'POST', '/v1/images/load?ref=base', { body: archive });
   return opened;
+}
+
+async function* trickle(chunks: number, pauseMs: number, after?: () => Promise<void>): AsyncGenerator<Buffer> {
+  for (let i = 0; i < chunks; i++) {
+    yield Buffer.from(`chunk ${i} `);
+    await sleep(pauseMs);
+  }
+  await after?.();
+}
+
+async function loadDescriptor(fd: number): Promise<Record<string, unknown>> {
+  const { socket } = fixture ?? (await open());
+  const answer = await ask(socket, 'POST', '/v1/images/load', { headers: { 'x-layerd-fd': String(fd) } });
+  return lines(answer).at(-1) ?? {};
 }
 
 describe('requests and answers', () => {
@@ -153,7 +174,8 @@ describe('requests and answers', () => {
         status: 404,
         code: 'IMAGE_NOT_FOUND',
         duration_ms: expect.any(Number) as number,
-        peer_uid: 0,
+        peer_uid: process.getuid?.(),
+        peer_pid: process.pid,
       }),
     ]);
   });
@@ -210,14 +232,6 @@ describe('repeated requests', () => {
 });
 
 describe('uploads', () => {
-  async function* trickle(chunks: number, pauseMs: number, after?: () => Promise<void>): AsyncGenerator<Buffer> {
-    for (let i = 0; i < chunks; i++) {
-      yield Buffer.from(`chunk ${i} `);
-      await sleep(pauseMs);
-    }
-    await after?.();
-  }
-
   it('may take longer than the limit in total, as long as they move', async () => {
     const { socket } = await open({ stallMs: 200 });
     const began = performance.now();
@@ -270,6 +284,52 @@ describe('uploads', () => {
     const { socket } = await open();
     const answer = await ask(socket, 'POST', '/v1/nowhere', { body: Buffer.alloc(20 * 1024 * 1024) });
     expect(answer.status).toBe(404);
+  });
+});
+
+describeWith('descriptors of the client', [needsLinux()], () => {
+  it('are read by the daemon itself', async () => {
+    const { socket } = await open();
+    const path = join(dirname(socket), 'archive');
+    writeFileSync(path, archive);
+    const fd = openSync(path, 'r');
+    unlinkSync(path);
+    expect(await loadDescriptor(fd)).toMatchObject({ result: { images: [{ imageId: sha256(archive) }] } });
+    closeSync(fd);
+  });
+
+  it.each([
+    ['is not open', () => 4_000, 'no such descriptor'],
+    ['was opened for writing only', (dir: string) => openSync(join(dir, 'w'), 'w'), 'not opened for reading'],
+    // O_PATH needs no right to read the file
+    ['is a mere name', (dir: string) => openSync(dir, 0o10000000), 'not opened for reading'],
+    ['is a device', () => openSync('/dev/zero', 'r'), 'neither a file nor a directory'],
+  ])('are refused when one %s', async (_what, openIt, says) => {
+    const { socket } = await open();
+    const fd = openIt(dirname(socket));
+    expect(await loadDescriptor(fd)).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining(says) as string,
+    });
+    if (fd < 4_000) closeSync(fd);
+  });
+
+  it('are refused where nobody can tell whose they are', async () => {
+    await open({ peerOf: () => null });
+    expect(await loadDescriptor(0)).toMatchObject({ code: 'NOT_PERMITTED' });
+  });
+
+  it('are closed again', async () => {
+    const { engine } = await open();
+    const before = readdirSync('/proc/self/fd').length;
+    const fd = openSync('/dev/null', 'r');
+    for (let i = 0; i < 20; i++) await loadDescriptor(fd);
+    engine.load = () => Promise.reject(new LayerdError('ARCHIVE_INVALID', 'no'));
+    const dir = openSync('/', 'r');
+    for (let i = 0; i < 20; i++) expect(await loadDescriptor(dir)).toMatchObject({ code: 'ARCHIVE_INVALID' });
+    closeSync(fd);
+    closeSync(dir);
+    expect(readdirSync('/proc/self/fd').length).toBeLessThan(before + 10);
   });
 });
 
@@ -378,17 +438,9 @@ describe('stopping', () => {
   it('aborts what does not finish', async () => {
     const { socket, engine, door } = await open();
     engine.loadDelayMs = 100;
-    let stop = false;
-    const body = (async function* () {
-      while (!stop) {
-        yield archive;
-        await sleep(20);
-      }
-    })();
-    const loading = ask(socket, 'POST', '/v1/images/load', { body });
+    const loading = ask(socket, 'POST', '/v1/images/load', { body: trickle(100, 20) });
     await sleep(150);
     await door.close(100);
     expect(lines(await loading).at(-1)).toMatchObject({ error: { code: 'SHUTTING_DOWN' } });
-    stop = true;
   });
 });

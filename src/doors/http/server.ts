@@ -6,7 +6,7 @@ import { Ajv } from 'ajv';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import type { EngineApi } from '../../core/api.js';
-import { LayerdError } from '../../core/errors.js';
+import type { LayerdError } from '../../core/errors.js';
 import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
 import { clientGone } from './body.js';
 import type { DoorContext } from './context.js';
@@ -148,7 +148,10 @@ export class HttpDoor {
           license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
         },
       },
-      refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json['$id'] ?? `schema${index}`) },
+      refResolver: {
+        buildLocalReference: (json, _base, _fragment, index) =>
+          typeof json['$id'] === 'string' ? json['$id'] : `schema${index}`,
+      },
     });
     this.addHooks(app);
     await app.register((routes, _options, done) => {
