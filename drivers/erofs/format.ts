@@ -156,3 +156,9 @@ function writeU64(into: Buffer, value: number, at: number): void {
   into.writeUInt32LE(value - high * 0x1_0000_0000, at);
   into.writeUInt32LE(high >>> 0, at + 4);
 }
+
+/** Whether these first bytes of a file are the head of an image of so many bytes. */
+export function isHeadOf(first: Buffer, imageBytes: number): boolean {
+  if (first.length < SUPERBLOCK_AT + BLOCK_BYTES || first.readUInt32LE(SUPERBLOCK_AT) !== MAGIC) return false;
+  return first.readUInt32LE(SUPERBLOCK_AT + 36) * BLOCK_BYTES === imageBytes;
+}

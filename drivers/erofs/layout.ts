@@ -47,9 +47,9 @@ export interface IndexContent {
 export interface DirectoryPlan {
   node: LayerNode;
   inode: number;
-  /** The inode of `..`. */
-  parent: number;
-  path: ByteString;
+  /** Null for the root. */
+  parent: DirectoryPlan | null;
+  name: ByteString;
   names: ByteString[];
   /** Inode of each name, in the order of `names`. */
   targets: number[];
@@ -97,6 +97,12 @@ export function nidOf(layout: IndexLayout, inode: number): number {
   return (layout.at[inode] ?? 0) / SLOT_BYTES;
 }
 
+/** Where an entry is named, for errors: paths are not made for each of a million entries. */
+interface Place {
+  parent: DirectoryPlan | null;
+  name: ByteString;
+}
+
 class Planner {
   private readonly content: IndexContent;
   private readonly layout: IndexLayout = {
@@ -122,7 +128,7 @@ class Planner {
   }
 
   run(): IndexLayout {
-    this.placeInode(this.content.root, { parent: 0, path: '' as ByteString });
+    this.placeInode(this.content.root, { parent: null, name: '' as ByteString });
     const waiting = [this.directory(0)];
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
       // The stack is emptied from its end: the first child must come last.
@@ -142,7 +148,7 @@ class Planner {
     const below: number[] = [];
     for (const name of directory.names) {
       if (name === '.') directory.targets.push(directory.inode);
-      else if (name === '..') directory.targets.push(directory.parent);
+      else if (name === '..') directory.targets.push((directory.parent ?? directory).inode);
       else directory.targets.push(this.placeChild(directory, name, below));
     }
     directory.endChild = layout.nodes.length;
@@ -159,19 +165,18 @@ class Planner {
       this.layout.links[known] = (this.layout.links[known] ?? 0) + 1;
       return known;
     }
-    const path = joinBytes(directory.path, name);
-    const inode = this.placeInode(node, { parent: directory.inode, path });
+    const inode = this.placeInode(node, { parent: directory, name });
     if (node.links > 1) this.shared.set(node, inode);
     if (node.kind === 'directory') below.push(inode);
     return inode;
   }
 
-  private placeInode(node: LayerNode, where: { parent: number; path: ByteString }): number {
-    checkLimits(node, where.path);
+  private placeInode(node: LayerNode, where: Place): number {
+    checkLimits(node, where);
     const { layout } = this;
     const inode = layout.nodes.push(node) - 1;
     const opaque = node.opaque && inode > 1; // overlay knows no opaque root: the stack is cut there instead
-    const xattrs = encodeXattrs(node, opaque, () => where.path);
+    const xattrs = encodeXattrs(node, opaque, () => pathOf(where));
     if (xattrs !== null) layout.xattrs.set(inode, xattrs);
     const bodyBytes = INODE_BYTES + (xattrs?.length ?? 0);
     const directory = node.kind === 'directory' ? this.planDirectory(node, inode, where) : null;
@@ -184,22 +189,18 @@ class Planner {
     const at = placeWithTail(this.cursor, bodyBytes, inlined);
     layout.at.push(at);
     this.cursor = at + bodyBytes + inlined;
-    if (node.kind === 'file' && node.size > 0) this.planChunks(node, inode, where.path);
+    if (node.kind === 'file' && node.size > 0) this.planChunks(node, inode, where);
     return inode;
   }
 
-  private planDirectory(
-    node: LayerNode,
-    inode: number,
-    { parent, path }: { parent: number; path: ByteString },
-  ): DirectoryPlan {
+  private planDirectory(node: LayerNode, inode: number, { parent, name }: Place): DirectoryPlan {
     const names = directoryNames(node.children?.keys() ?? []);
     const unplaced = { blocks: 0, firstBlock: 0, firstChild: 0, endChild: 0 };
     const plan: DirectoryPlan = {
       node,
       inode,
       parent,
-      path,
+      name,
       names,
       targets: [],
       ...measureDirectory(names),
@@ -209,12 +210,12 @@ class Planner {
     return plan;
   }
 
-  private planChunks(node: LayerNode, inode: number, path: ByteString): void {
+  private planChunks(node: LayerNode, inode: number, where: Place): void {
     let entries = Math.ceil(node.size / chunkSize(CHUNK_BITS_MAX));
     if (node.sparse !== null) {
       const chunks = planChunks(node.size, node.sparse, node.dataOffset);
       this.sparseBytes += chunks.cost;
-      if (this.sparseBytes > SPARSE_BYTES_MAX) throw tooSparse(path, this.sparseBytes);
+      if (this.sparseBytes > SPARSE_BYTES_MAX) throw tooSparse(pathOf(where), this.sparseBytes);
       this.layout.sparse.set(inode, { chunks, copiesFrom: 0 });
       entries = chunks.chunks;
     }
@@ -265,17 +266,25 @@ function placeWithTail(from: number, bodyBytes: number, tail: number): number {
   return used + tail <= BLOCK_BYTES ? at : roundUp(at + BLOCK_BYTES - used, SLOT_BYTES);
 }
 
-function checkLimits(node: LayerNode, path: ByteString): void {
-  const limit = (what: string, found: number, most: number): void => {
-    if (found > most) throw beyond(path, what, found, most);
-  };
-  limit('owner', node.uid, OWNER_MAX);
-  limit('group', node.gid, OWNER_MAX);
-  if (node.kind === 'symlink') limit('link target', node.linkTarget.length, SYMLINK_BYTES_MAX);
+/** The path in the layer; the image's root and the directory that holds the layer are not part of it. */
+function pathOf({ parent, name }: Place): ByteString {
+  const names = [name];
+  for (let above = parent; above !== null; above = above.parent) names.unshift(above.name);
+  return joinBytes(...names.slice(2));
+}
+
+function checkLimits(node: LayerNode, where: Place): void {
+  checkLimit(where, 'owner', node.uid, OWNER_MAX);
+  checkLimit(where, 'group', node.gid, OWNER_MAX);
+  if (node.kind === 'symlink') checkLimit(where, 'link target', node.linkTarget.length, SYMLINK_BYTES_MAX);
   if (node.kind === 'char' || node.kind === 'block') {
-    limit('device major', node.devMajor, DEVICE_MAJOR_MAX);
-    limit('device minor', node.devMinor, DEVICE_MINOR_MAX);
+    checkLimit(where, 'device major', node.devMajor, DEVICE_MAJOR_MAX);
+    checkLimit(where, 'device minor', node.devMinor, DEVICE_MINOR_MAX);
   }
+}
+
+function checkLimit(where: Place, what: string, found: number, most: number): void {
+  if (found > most) throw beyond(pathOf(where), what, found, most);
 }
 
 function beyond(path: ByteString, what: string, found: number, limit: number): LayerdError {

@@ -1,0 +1,168 @@
+/** The index as a file: written, compared, and made again from its tar. */
+import { createHash } from 'node:crypto';
+import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { LayerTree } from '../../src/content/layer-tree.js';
+import type { Digest } from '../../src/core/digest.js';
+import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { TarScanner } from '../../src/tar/scanner.js';
+import { isHeadOf } from './format.js';
+import { writeIndex } from './index-writer.js';
+import { applyInherited, readInherited } from './inherited.js';
+import type { LayerFiles } from './layer-files.js';
+
+/** A layer whose index is to be made. `tree` is as its tar tells it: what it inherits is read from beside it. */
+export interface IndexedLayer {
+  files: LayerFiles;
+  diffId: Digest;
+  /** Bytes of the tar. */
+  size: number;
+  tree: LayerTree;
+}
+
+/** Writes the index of a layer, durable when it returns but for its name in the directory. */
+export function writeIndexFile(layer: IndexedLayer, path: string): void {
+  const fd = openSync(path, 'w', 0o600);
+  try {
+    emitIndex(layer, (piece) => {
+      for (let done = 0; done < piece.length;) done += writeSync(fd, piece, done);
+    });
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Writes the index anew; the old one or the new one is there, whatever happens. Its directory is the caller's to sync. */
+export function replaceIndexFile(layer: IndexedLayer): void {
+  const part = `${layer.files.index}.new`;
+  writeIndexFile(layer, part);
+  renameSync(part, layer.files.index);
+}
+
+/** Whether the index is, byte for byte, what would be written now. */
+export function indexMatches(layer: IndexedLayer): boolean {
+  const fd = openIfThere(layer.files.index);
+  if (fd === null) return false;
+  try {
+    let at = 0;
+    let same = true;
+    emitIndex(layer, (piece) => {
+      same &&= piece.equals(readUpTo(fd, at, piece.length));
+      at += piece.length;
+    });
+    return same && fstatSync(fd).size === at;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Cheap: the index is there, starts as one and is as long as it says. */
+export function indexLooksWhole({ index }: LayerFiles): boolean {
+  const fd = openIfThere(index);
+  if (fd === null) return false;
+  try {
+    return isHeadOf(readUpTo(fd, 0, 4096), fstatSync(fd).size);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * The tree of a tar that lies in a file, from its headers alone: payloads are skipped. For a layer whose index is lost
+ * when it is to be mounted; the tar was verified when it was stored, and `check` verifies it again.
+ */
+export function scanTarFile(path: string): LayerTree {
+  const tree = new LayerTree();
+  const scanner = new TarScanner({ ...HEADERS_ONLY, entry: (entry) => tree.apply(entry) });
+  const fd = openSync(path, 'r');
+  try {
+    for (let at = 0; ;) {
+      const window = readUpTo(fd, at, SCAN_BYTES);
+      if (window.length === 0) break;
+      scanner.write(window);
+      at += window.length;
+      const due = scanner.payloadDue;
+      if (due > 0) scanner.skip(due);
+      at += due;
+    }
+    scanner.finish();
+    return tree;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const SCAN_BYTES = 64 * 1024;
+const HEADERS_ONLY = { data: (): void => undefined, entryEnd: (): void => undefined };
+
+function emitIndex({ files, diffId, size, tree }: IndexedLayer, emit: (piece: Buffer) => void): void {
+  const inherited = readInherited(files.inherited);
+  if (inherited !== null) applyInherited(tree, inherited.directories);
+  const tar = new LazyReader(files.tar);
+  try {
+    writeIndex(
+      {
+        root: tree.root,
+        uuid: indexUuid(diffId, inherited?.bytes ?? Buffer.alloc(0)),
+        tarBytes: [size],
+        tarOf: () => 0,
+        readTar: (_, offset, into) => tar.read(offset, into),
+      },
+      emit,
+    );
+  } finally {
+    tar.close();
+  }
+}
+
+/** A random-looking UUID (RFC 9562, version 8) that is the same for equal content. */
+function indexUuid(diffId: Digest, inherited: Buffer): Buffer {
+  const uuid = createHash('sha256')
+    .update(`layerd erofs index 1 ${diffId}\n`)
+    .update(inherited)
+    .digest()
+    .subarray(0, 16);
+  uuid.writeUInt8((uuid.readUInt8(6) & 0x0f) | 0x80, 6);
+  uuid.writeUInt8((uuid.readUInt8(8) & 0x3f) | 0x80, 8);
+  return uuid;
+}
+
+/** Few layers have sparse files whose segments must be copied: the tar is opened when the first one comes. */
+class LazyReader {
+  private readonly path: string;
+  private fd: number | null = null;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  read(offset: number, into: Buffer): void {
+    this.fd ??= openSync(this.path, 'r');
+    if (readUpTo(this.fd, offset, into.length, into).length === into.length) return;
+    throw new LayerdError('LAYER_DAMAGED', `${this.path} ends before byte ${offset + into.length}`, {
+      details: { path: this.path, offset, expected: into.length },
+      hint: 'Load the image again: what is damaged is replaced in place.',
+    });
+  }
+
+  close(): void {
+    if (this.fd !== null) closeSync(this.fd);
+  }
+}
+
+function readUpTo(fd: number, position: number, length: number, into: Buffer = Buffer.allocUnsafe(length)): Buffer {
+  let filled = 0;
+  for (let read = -1; filled < length && read !== 0; filled += read) {
+    read = readSync(fd, into, filled, length - filled, position + filled);
+  }
+  return into.subarray(0, filled);
+}
+
+function openIfThere(path: string): number | null {
+  try {
+    return openSync(path, 'r');
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return null;
+    throw thrown;
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * Mounts of layer indexes: each once, at RUN/l/DIR, read-only, nosuid, nodev, noexec, shared by everything that uses the
+ * layer. They outlive the daemon and are found again. Any thread may ask: a lock keeps two from mounting at once.
+ */
+import { closeSync, mkdirSync, openSync, rmdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { bytesOf } from '../../src/core/bytes.js';
+import { isErrno, LayerdError } from '../../src/core/errors.js';
+import type { Places } from '../../src/core/places.js';
+import { erofsMount } from '../../src/linux/erofs.js';
+import { AT_FDCWD, close } from '../../src/linux/files.js';
+import { waitLock } from '../../src/linux/lock.js';
+import { attach, umount } from '../../src/linux/mount.js';
+import { describeHolders, readMountinfo } from '../../src/linux/mountinfo.js';
+import { tryStatAt } from '../../src/linux/stat.js';
+import { LAYER_DIRECTORY } from './index-writer.js';
+import type { LayerFiles } from './layer-files.js';
+
+export class LayerMounts {
+  private readonly places: Places;
+  private readonly directio: boolean;
+  /** Mount ids by DIR that were looked up in the mount table, which is long: it is read when one is new. */
+  private known = new Map<string, number>();
+
+  constructor(places: Places, options: { directio: boolean }) {
+    this.places = places;
+    this.directio = options.directio;
+  }
+
+  /** The layer's root directory, inside its mount; null where it is not mounted. */
+  find(dir: string): string | null {
+    const target = this.places.layerMount(dir);
+    const stat = tryStatAt(AT_FDCWD, bytesOf(target));
+    if (stat?.mountRoot !== true) return null;
+    if (this.known.get(dir) !== stat.mountId) {
+      this.known = this.readTable();
+      if (this.known.get(dir) !== stat.mountId) throw taken(target);
+    }
+    return join(target, LAYER_DIRECTORY);
+  }
+
+  /** Mounts the layer, unless another thread has done so meanwhile. Throws MOUNT_FAILED. */
+  mount(dir: string, files: LayerFiles): string {
+    return this.locked(() => {
+      const found = this.find(dir);
+      if (found !== null) return found;
+      const target = this.places.layerMount(dir);
+      mkdirSync(target, { recursive: true, mode: 0o700 });
+      const fd = erofsMount({ image: files.index, devices: [files.tar], directio: this.directio });
+      try {
+        attach(fd, bytesOf(target));
+      } finally {
+        close(fd);
+      }
+      return join(target, LAYER_DIRECTORY);
+    });
+  }
+
+  /** Unmounts the layer and removes the mount point; idempotent. Throws MOUNT_BUSY. */
+  release(dir: string): void {
+    const target = this.places.layerMount(dir);
+    if (tryStatAt(AT_FDCWD, bytesOf(target)) === null) return;
+    this.locked(() => {
+      if (this.find(dir) !== null) unmount(target);
+      try {
+        rmdirSync(target);
+      } catch (thrown) {
+        if (!isErrno(thrown, 'ENOENT')) throw thrown;
+      }
+    });
+  }
+
+  private locked<T>(work: () => T): T {
+    mkdirSync(this.places.layerMounts, { recursive: true, mode: 0o700 });
+    const fd = openSync(`${this.places.layerMounts}.lock`, 'w', 0o600);
+    try {
+      waitLock(fd);
+      return work();
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  private readTable(): Map<string, number> {
+    const below = `${bytesOf(this.places.layerMounts)}/`;
+    const ours = readMountinfo().filter(
+      ({ fsType, root, mountPoint }) => fsType === 'erofs' && root === '/' && mountPoint.startsWith(below),
+    );
+    return new Map(ours.map(({ mountPoint, id }) => [mountPoint.slice(below.length), id]));
+  }
+}
+
+function unmount(target: string): void {
+  try {
+    umount(bytesOf(target));
+  } catch (thrown) {
+    if (!isErrno(thrown, 'EBUSY')) throw thrown;
+    const holders = describeHolders(target);
+    throw new LayerdError('MOUNT_BUSY', `${target} is in use${holders === '' ? '' : ` by ${holders}`}`, {
+      details: { path: target, holders },
+      hint: 'End the processes that use it, then try again.',
+      cause: thrown,
+    });
+  }
+}
+
+function taken(target: string): LayerdError {
+  return new LayerdError('MOUNT_FAILED', `something else than a layer is mounted at ${target}`, {
+    details: { path: target },
+    hint: 'Unmount it: everything below this directory belongs to layerd.',
+  });
+}
