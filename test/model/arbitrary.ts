@@ -107,9 +107,18 @@ const entry = fc.oneof(
   { arbitrary: root, weight: 1 },
 );
 
+/** Targets that no earlier entry has make few links: half of them get one that is there. */
+function withLinkTargets(entries: readonly (readonly [EntrySpec, number])[]): EntrySpec[] {
+  return entries.map(([spec, pick]) => {
+    const target = entries[pick]?.[0];
+    if (spec.type !== 'hardlink' || target === undefined || target.type === 'directory') return spec;
+    return { ...spec, linkPath: target.path };
+  });
+}
+
 /** Entries in an order in which no tool would write them; some have to be refused. */
 export function arbitraryEntries(): fc.Arbitrary<EntrySpec[]> {
-  return fc.array(entry, { maxLength: 14 });
+  return fc.array(fc.tuple(entry, fc.nat({ max: 8 })), { maxLength: 14 }).map(withLinkTargets);
 }
 
 /** A stack of layers, bottom first, each of which every driver has to take. */
