@@ -121,10 +121,10 @@ export function rmdirat(dirFd: number, path: PathBytes): void {
   if (libc().unlinkat(dirFd, cPath(path, 'rmdir'), AT_REMOVEDIR) < 0) throw failed('rmdir', path);
 }
 
-/** renameat2(2): with `exchange` both must exist and change places; with `noReplace` EEXIST instead of replacing. */
+/** What {@link renameat} does where the new name exists: replace it, fail with EEXIST, or let the two change places. */
 export const RENAME = { replace: 0, noReplace: 1, exchange: 2 } as const;
 
-/** renameat2(2); how is one of {@link RENAME}. */
+/** renameat2(2). */
 export function renameat(
   oldDirFd: number,
   oldPath: PathBytes,
@@ -188,6 +188,7 @@ function chmodThroughProc(dirFd: number, path: PathBytes, mode: number): void {
 
 /** struct timespec[2]: atime, mtime. */
 const times = scratch(32);
+const timeFields = new DataView(times.buffer);
 
 function fillTimes(mtime: TimeSpec, atime: TimeSpec): Buffer {
   fillTime(0, atime);
@@ -196,9 +197,10 @@ function fillTimes(mtime: TimeSpec, atime: TimeSpec): Buffer {
 }
 
 function fillTime(offset: number, { sec, nsec }: TimeSpec): void {
-  times.writeInt32LE(sec | 0, offset);
-  times.writeInt32LE(Math.floor(sec / 2 ** 32) | 0, offset + 4);
-  times.writeUInt32LE(nsec, offset + 8);
+  // a setter takes the low 32 bits of what it is given
+  timeFields.setInt32(offset, sec, true);
+  timeFields.setInt32(offset + 4, Math.floor(sec / 2 ** 32), true);
+  timeFields.setUint32(offset + 8, nsec, true);
 }
 
 /** utimensat(2): mtime in nanoseconds, on a symbolic link itself; atime becomes the same unless given. */

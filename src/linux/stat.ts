@@ -60,17 +60,18 @@ const NOFOLLOW = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
 const EMPTY = '' as ByteString;
 
 /** struct statx of linux/stat.h. */
-const raw = scratch(256);
+const buffer = scratch(256);
+const raw = new DataView(buffer.buffer);
 
 /** What `path` is, without following a symbolic link at its end: statx(2). */
 export function statAt(dirFd: number, path: PathBytes): FileStat {
-  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, raw) < 0) throw failed('statx', path);
+  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, buffer) < 0) throw failed('statx', path);
   return decode();
 }
 
 /** As {@link statAt}, but null where nothing is there (ENOENT, ENOTDIR). */
 export function tryStatAt(dirFd: number, path: PathBytes): FileStat | null {
-  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, raw) === 0) return decode();
+  if (libc().statx(dirFd, cPath(path, 'statx'), NOFOLLOW, WANTED, buffer) === 0) return decode();
   const errno = lastErrno();
   if (errno === os.errno.ENOENT || errno === os.errno.ENOTDIR) return null;
   throw failed('statx', path);
@@ -78,13 +79,13 @@ export function tryStatAt(dirFd: number, path: PathBytes): FileStat | null {
 
 /** What `path` leads to, symbolic links followed (magic links of /proc too): statx(2). */
 export function statFollowing(dirFd: number, path: PathBytes): FileStat {
-  if (libc().statx(dirFd, cPath(path, 'statx'), AT_NO_AUTOMOUNT, WANTED, raw) < 0) throw failed('statx', path);
+  if (libc().statx(dirFd, cPath(path, 'statx'), AT_NO_AUTOMOUNT, WANTED, buffer) < 0) throw failed('statx', path);
   return decode();
 }
 
 /** What an open descriptor is (O_PATH too): statx(2) with AT_EMPTY_PATH. */
 export function statFd(fd: number): FileStat {
-  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, WANTED, raw) < 0) throw failed('statx');
+  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, WANTED, buffer) < 0) throw failed('statx');
   return decode();
 }
 
@@ -94,33 +95,33 @@ export function statFd(fd: number): FileStat {
  */
 export function mountIdOf(path: PathBytes): number | null {
   const flags = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-  if (libc().statx(AT_FDCWD, cPath(path, 'statx'), flags, STATX_MNT_ID, raw) < 0) return null;
-  return (raw.readUInt32LE(0) & STATX_MNT_ID) === 0 ? null : readU64(144);
+  if (libc().statx(AT_FDCWD, cPath(path, 'statx'), flags, STATX_MNT_ID, buffer) < 0) return null;
+  return (raw.getUint32(0, true) & STATX_MNT_ID) === 0 ? null : readU64(144);
 }
 
 /** The id of the descriptor's mount that is never used again until the next boot; null before Linux 6.8. */
 export function uniqueMountId(fd: number): number | null {
-  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, raw) < 0) throw failed('statx');
-  return (raw.readUInt32LE(0) & STATX_MNT_ID_UNIQUE) === 0 ? null : readU64(144);
+  if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, buffer) < 0) throw failed('statx');
+  return (raw.getUint32(0, true) & STATX_MNT_ID_UNIQUE) === 0 ? null : readU64(144);
 }
 
 function decode(): FileStat {
-  const attributes = raw.readUInt32LE(8);
-  const mode = raw.readUInt16LE(28);
+  const attributes = raw.getUint32(8, true);
+  const mode = raw.getUint16(28, true);
   return {
     kind: kindOfMode(mode),
     mode,
-    uid: raw.readUInt32LE(20),
-    gid: raw.readUInt32LE(24),
-    nlink: raw.readUInt32LE(16),
-    ino: raw.readBigUInt64LE(32),
-    dev: { major: raw.readUInt32LE(136), minor: raw.readUInt32LE(140) },
-    rdev: { major: raw.readUInt32LE(128), minor: raw.readUInt32LE(132) },
+    uid: raw.getUint32(20, true),
+    gid: raw.getUint32(24, true),
+    nlink: raw.getUint32(16, true),
+    ino: raw.getBigUint64(32, true),
+    dev: { major: raw.getUint32(136, true), minor: raw.getUint32(140, true) },
+    rdev: { major: raw.getUint32(128, true), minor: raw.getUint32(132, true) },
     size: readU64(40),
     blocks: readU64(48),
     mtime: readTime(112),
     ctime: readTime(96),
-    mountId: (raw.readUInt32LE(0) & STATX_MNT_ID) === 0 ? null : readU64(144),
+    mountId: (raw.getUint32(0, true) & STATX_MNT_ID) === 0 ? null : readU64(144),
     mountRoot: (attributes & STATX_ATTR_MOUNT_ROOT) !== 0,
     immutable: (attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) !== 0,
   };
@@ -147,9 +148,12 @@ export function kindOfMode(mode: number): FileKind {
 }
 
 function readTime(offset: number): TimeSpec {
-  return { sec: raw.readInt32LE(offset + 4) * 2 ** 32 + raw.readUInt32LE(offset), nsec: raw.readUInt32LE(offset + 8) };
+  return {
+    sec: raw.getInt32(offset + 4, true) * 2 ** 32 + raw.getUint32(offset, true),
+    nsec: raw.getUint32(offset + 8, true),
+  };
 }
 
 function readU64(offset: number): number {
-  return raw.readUInt32LE(offset + 4) * 2 ** 32 + raw.readUInt32LE(offset);
+  return raw.getUint32(offset + 4, true) * 2 ** 32 + raw.getUint32(offset, true);
 }

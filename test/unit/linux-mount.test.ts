@@ -1,4 +1,5 @@
-import { constants, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { constants, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
@@ -100,6 +101,25 @@ describeWith('mount calls', [needsRoot()], () => {
     } finally {
       close(flat);
       close(whole);
+    }
+  });
+
+  it('shows other owners through a mapping of a user namespace', () => {
+    const root = writeTree(scratch(), { 'a/file': '', 'b/': '' });
+    const child = spawn('unshare', ['--user', 'sh', '-c', 'read line'], { stdio: ['pipe', 'ignore', 'inherit'] });
+    const namespace = `/proc/${child.pid}/ns/user`;
+    while (readlinkSync(namespace) === readlinkSync('/proc/self/ns/user')) run('sleep', '0.01');
+    for (const map of ['uid_map', 'gid_map']) writeFileSync(`/proc/${child.pid}/${map}`, '0 100000 65536');
+    const userns = openSync(namespace, 'r');
+    const fd = openTree(AT_FDCWD, at(root, 'a'), { clone: true, recursive: true });
+    mountSetattr(fd, HERE, { idmapUserns: userns, recursive: true });
+    child.kill();
+    try {
+      expect(statAt(fd, bytesOf('file'))).toMatchObject({ uid: 100_000, gid: 100_000 });
+      expect(statAt(AT_FDCWD, at(root, 'a/file'))).toMatchObject({ uid: 0, gid: 0 });
+    } finally {
+      close(fd);
+      close(userns);
     }
   });
 
