@@ -19,7 +19,7 @@ export interface IndexedLayer {
   tree: LayerTree;
 }
 
-/** Writes the index of a layer, durable when it returns but for its name in the directory. */
+/** Writes the index of a layer; to sync it is the caller's. */
 export function writeIndexFile(layer: IndexedLayer, path: string): void {
   const fd = openSync(path, 'w', 0o600);
   try {
@@ -32,11 +32,22 @@ export function writeIndexFile(layer: IndexedLayer, path: string): void {
   }
 }
 
-/** Writes the index anew; the old one or the new one is there, whatever happens. Its directory is the caller's to sync. */
+/** Writes the index anew; the old one or the new one is there, whatever happens. */
 export function replaceIndexFile(layer: IndexedLayer): void {
   const part = `${layer.files.index}.new`;
   writeIndexFile(layer, part);
+  syncFile(part);
   renameSync(part, layer.files.index);
+  syncFile(layer.files.directory);
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Whether the index is, byte for byte, what would be written now. */

@@ -50,7 +50,8 @@ export interface IndexSize {
  */
 export function writeIndex(source: IndexSource, emit: (piece: Buffer) => void): IndexSize {
   const layout = layOut({ ...source, root: above(source.root) });
-  const out = new PieceWriter(emit);
+  const bytes = layout.blocks * BLOCK_BYTES;
+  const out = new PieceWriter(bytes, emit);
   const head = encodeHead({
     rootNid: nidOf(layout, 0),
     inodes: layout.nodes.length,
@@ -63,8 +64,8 @@ export function writeIndex(source: IndexSource, emit: (piece: Buffer) => void): 
     head.copy(out.buffer, out.room(at, BLOCK_BYTES), at, at + BLOCK_BYTES);
   }
   new Writer(source, layout, out).run();
-  out.finish(layout.blocks * BLOCK_BYTES);
-  return { bytes: layout.blocks * BLOCK_BYTES, inodes: layout.nodes.length };
+  out.finish();
+  return { bytes, inodes: layout.nodes.length };
 }
 
 /** The root directory of the image, which only holds the layer. */
@@ -248,12 +249,16 @@ function sizeOf(node: LayerNode, directory: DirectoryPlan | undefined): number {
 
 /** Hands out room at rising addresses of the image and emits what lies before. What nobody wrote is zero. */
 class PieceWriter {
-  readonly buffer = Buffer.alloc(PIECE_BYTES);
+  readonly buffer: Buffer;
+  private readonly end: number;
   private readonly emit: (piece: Buffer) => void;
   /** Address of the buffer's first byte. */
   private base = 0;
 
-  constructor(emit: (piece: Buffer) => void) {
+  /** `bytes`: of the whole image. */
+  constructor(bytes: number, emit: (piece: Buffer) => void) {
+    this.buffer = Buffer.alloc(Math.min(bytes, PIECE_BYTES));
+    this.end = bytes;
     this.emit = emit;
   }
 
@@ -264,8 +269,8 @@ class PieceWriter {
   }
 
   /** Emits everything up to the end of the image. */
-  finish(end: number): void {
-    this.flush(end);
+  finish(): void {
+    this.flush(this.end);
   }
 
   private flush(upTo: number): void {

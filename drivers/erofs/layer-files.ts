@@ -6,8 +6,9 @@
  *   catalog     the tar without its payloads
  *   inherited   attributes that implied directories took from below; only where they took any
  */
-import { closeSync, fsyncSync, openSync } from 'node:fs';
+import { closeSync, fsync, openSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 
 export interface LayerFiles {
   directory: string;
@@ -21,12 +22,14 @@ export function layerFiles(directory: string): LayerFiles {
   return { directory, tar: at('tar'), index: at('index'), inherited: at('inherited') };
 }
 
-/** fsync(2) of a file or directory by its path. */
-export function syncPath(path: string): void {
-  const fd = openSync(path, 'r');
+const sync = promisify(fsync);
+
+/** fsync(2) of files and directories by their paths, all at once on other threads. */
+export async function syncAll(...paths: string[]): Promise<void> {
+  const fds = paths.map((path) => openSync(path, 'r'));
   try {
-    fsyncSync(fd);
+    await Promise.all(fds.map((fd) => sync(fd)));
   } finally {
-    closeSync(fd);
+    for (const fd of fds) closeSync(fd);
   }
 }

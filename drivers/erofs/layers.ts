@@ -8,7 +8,7 @@ import type { Places } from '../../src/core/places.js';
 import type { LayerFault, LayerKeeper, StoredLayer } from '../driver.js';
 import { indexLooksWhole, replaceIndexFile, scanTarFile } from './index-file.js';
 import { encodeInherited } from './inherited.js';
-import { layerFiles, syncPath, type LayerFiles } from './layer-files.js';
+import { layerFiles, syncAll, type LayerFiles } from './layer-files.js';
 import { LayerMounts } from './mounts.js';
 import { ErofsSink } from './sink.js';
 import { repairLayer, verifyLayer } from './verify.js';
@@ -36,10 +36,9 @@ export class ErofsLayers implements LayerKeeper {
     const tree = await catalogTree(catalogFile(files.directory));
     const part = `${files.inherited}.new`;
     writeFileSync(part, encodeInherited(directories), { mode: 0o600 });
-    syncPath(part);
+    await syncAll(part);
     renameSync(part, files.inherited);
     replaceIndexFile({ files, diffId: layer.diffId, size: layer.size, tree });
-    syncPath(files.directory);
   }
 
   async *tar(layer: StoredLayer): ByteSource {
@@ -77,7 +76,6 @@ export class ErofsLayers implements LayerKeeper {
   private healIndex(files: LayerFiles, layer: StoredLayer): void {
     if (!existsSync(files.tar) || statSync(files.tar).size !== layer.size) throw tarGone(files.tar, layer);
     replaceIndexFile({ files, diffId: layer.diffId, size: layer.size, tree: scanTarFile(files.tar) });
-    syncPath(files.directory);
   }
 
   private files(layer: StoredLayer): LayerFiles {

@@ -12,7 +12,7 @@ import { AT_FDCWD, close } from '../../src/linux/files.js';
 import { waitLock } from '../../src/linux/lock.js';
 import { attach, umount } from '../../src/linux/mount.js';
 import { describeHolders, readMountinfo } from '../../src/linux/mountinfo.js';
-import { tryStatAt } from '../../src/linux/stat.js';
+import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
 
@@ -52,6 +52,8 @@ export class LayerMounts {
       } finally {
         close(fd);
       }
+      const id = mountIdOf(bytesOf(target));
+      if (id !== null) this.known.set(dir, id);
       return join(target, LAYER_DIRECTORY);
     });
   }

@@ -77,10 +77,12 @@ function tryOverlay(directory: string, layer: string): void {
   }
 }
 
+function entry(type: TarEntryType, path: string, size = 0): Buffer {
+  return encodeEntry({ ...PLAIN, type, path: bytesOf(path), size });
+}
+
 /** `gone` whited out, `opaque/` opaque with one file. */
 function tinyTar(): Buffer {
-  const entry = (type: TarEntryType, path: string, size = 0): Buffer =>
-    encodeEntry({ ...PLAIN, type, path: bytesOf(path), size });
   return Buffer.concat([
     entry('file', '.wh.gone'),
     entry('directory', 'opaque/'),

@@ -8,7 +8,7 @@ import type { LayerSink, LayerTree, StoredFacts } from '../../src/content/sink.j
 import { TarFileWriter } from '../../src/content/tar-file.js';
 import { measureTree } from '../../src/disk/usage.js';
 import { writeIndexFile } from './index-file.js';
-import { layerFiles, syncPath, type LayerFiles } from './layer-files.js';
+import { layerFiles, syncAll, type LayerFiles } from './layer-files.js';
 
 /** A layer on its way to disk: its tar goes straight into a file, its index is written when the last byte is through. */
 export class ErofsSink implements LayerSink {
@@ -45,12 +45,11 @@ export class ErofsSink implements LayerSink {
     const syncing = this.tar.finish({ dropCache: this.dropCache });
     try {
       await setImmediate(); // lets the sync of the tar start on its thread: it runs while this one writes the index
-      this.writeBeside(tree, catalog);
+      await this.writeBeside(tree, catalog);
     } finally {
       await syncing; // also on failure: abort() must find the descriptor at rest
     }
-    syncPath(this.files.directory);
-    syncPath(dirname(this.files.directory));
+    await syncAll(this.files.directory, dirname(this.files.directory));
     return measureTree(this.files.directory);
   }
 
@@ -59,12 +58,12 @@ export class ErofsSink implements LayerSink {
     await rm(this.files.directory, { recursive: true, force: true });
   }
 
-  private writeBeside(tree: LayerTree, catalog: readonly Buffer[]): void {
+  private async writeBeside(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
     const { diffId, size } = factsOf(catalog, this.files.directory);
     writeIndexFile({ files: this.files, diffId, size, tree }, this.files.index);
     const path = catalogFile(this.files.directory);
     writeCatalog(path, catalog);
-    syncPath(path);
+    await syncAll(this.files.index, path);
   }
 }
 

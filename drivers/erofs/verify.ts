@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { renameSync, rmSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { catalogFile, readCatalog, readCatalogFacts, writeCatalog } from '../../src/content/catalog-file.js';
 import { fileSource } from '../../src/content/file-source.js';
 import { ingest } from '../../src/content/ingest.js';
@@ -12,7 +13,7 @@ import { digestFromHex, type Digest } from '../../src/core/digest.js';
 import { isErrno, LayerdError, toLayerdError } from '../../src/core/errors.js';
 import type { LayerFault, StoredLayer } from '../driver.js';
 import { indexLooksWhole, indexMatches, replaceIndexFile, scanTarFile } from './index-file.js';
-import { syncPath, type LayerFiles } from './layer-files.js';
+import { syncAll, type LayerFiles } from './layer-files.js';
 
 /** Faults of the layer. `quick` looks at presence and sizes, else every byte is read. */
 export async function verifyLayer(
@@ -35,7 +36,6 @@ export async function repairLayer(files: LayerFiles, layer: StoredLayer): Promis
     if (code === 'CATALOG_CORRUPT') await ingest(tarOf(files, layer), new CatalogSink(files), { diffId: layer.diffId });
     else replaceIndexFile({ files, diffId: layer.diffId, size: layer.size, tree: scanTarFile(files.tar) });
   }
-  if (faults.length > 0) syncPath(files.directory);
   return [];
 }
 
@@ -154,8 +154,9 @@ class CatalogSink implements LayerSink {
     const part = `${this.path}.new`;
     rmSync(part, { force: true });
     writeCatalog(part, catalog);
-    syncPath(part);
+    await syncAll(part);
     renameSync(part, this.path);
+    await syncAll(dirname(this.path));
     return { disk: 0, inodes: 0 };
   }
 
