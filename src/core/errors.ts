@@ -2,6 +2,7 @@
  * Errors as data. Every failure that a user can meet is a {@link LayerdError} with a code from {@link ERROR_CODES};
  * codes never change their meaning, texts may. Doors translate the kind (HTTP status, gRPC code), never the text.
  */
+import { constants } from 'node:os';
 
 /** What a caller can do about an error, independent of any protocol. */
 export type ErrorKind =
@@ -138,7 +139,7 @@ const ERRNO_CODES: Record<string, { code: ErrorCode; hint: string }> = {
 export function toLayerdError(thrown: unknown): LayerdError {
   if (thrown instanceof LayerdError) return thrown;
   if (thrown instanceof Error) {
-    const errno = (thrown as NodeJS.ErrnoException).code;
+    const errno = errnoName(thrown);
     const known = typeof errno === 'string' ? ERRNO_CODES[errno] : undefined;
     const details: ErrorDetails = typeof errno === 'string' ? { errno } : {};
     const path = (thrown as NodeJS.ErrnoException).path;
@@ -155,5 +156,11 @@ export function toLayerdError(thrown: unknown): LayerdError {
 
 /** True when `thrown` carries this errno name (`ENOENT`, …), whether from Node's fs or from linux/. */
 export function isErrno(thrown: unknown, ...names: string[]): boolean {
-  return thrown instanceof Error && names.includes((thrown as NodeJS.ErrnoException).code ?? '');
+  return thrown instanceof Error && names.includes(errnoName(thrown) ?? '');
+}
+
+/** libuv has no name for EDQUOT: Node then says 'UNKNOWN', and the number alone tells. */
+function errnoName(error: Error): string | undefined {
+  const { code, errno } = error as NodeJS.ErrnoException;
+  return errno === -constants.errno.EDQUOT ? 'EDQUOT' : code;
 }

@@ -14,12 +14,13 @@ import {
   subvolumeId,
   subvolumeUsage,
 } from '../../src/linux/btrfs.js';
+import { toLayerdError } from '../../src/core/errors.js';
 import { pwrite } from '../../src/linux/extents.js';
 import { canClone, fileSystemType } from '../../src/linux/features.js';
 import { statFd } from '../../src/linux/stat.js';
 import { syncfs } from '../../src/linux/sync.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { mountBtrfs, run, scratchDirectory } from './linux-fixture.js';
+import { mountBtrfs, run, scratchDirectory, thrownBy } from './linux-fixture.js';
 
 const scratch = scratchDirectory();
 
@@ -91,8 +92,9 @@ describeWith('btrfs', [needsRoot(), needsProgram('mkfs.btrfs', 'btrfs-progs')], 
       expect(usage?.exclusive).toBeLessThan(1_200_000);
       limitExclusive(snap, 4_000_000);
       const fd = openSync(join(root, 'snap/more'), 'w');
-      // not by node:fs, which has no name for EDQUOT
       expect(() => pwrite(fd, Buffer.alloc(8_000_000, 3), 0)).toThrow(/EDQUOT/);
+      const thrown = thrownBy(() => writeFileSync(fd, Buffer.alloc(8_000_000, 3)));
+      expect(toLayerdError(thrown)).toMatchObject({ code: 'NO_SPACE', details: { errno: 'EDQUOT' } });
       closeSync(fd);
       limitExclusive(snap, null);
       writeFileSync(join(root, 'snap/more'), Buffer.alloc(8_000_000, 3));

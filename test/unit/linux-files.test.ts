@@ -63,7 +63,7 @@ import { statAt, statFd, statFollowing, tryStatAt, uniqueMountId } from '../../s
 import { ADVICE, fadvise, SYNC_RANGE, syncfs, syncFileRange } from '../../src/linux/sync.js';
 import { SystemError } from '../../src/linux/system-error.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { mountBtrfs, run, scratchDirectory, writeTree } from './linux-fixture.js';
+import { mountBtrfs, run, scratchDirectory, thrownBy, writeTree } from './linux-fixture.js';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_WRONLY } = constants;
 const scratch = scratchDirectory();
@@ -469,12 +469,3 @@ describeWith('errors', [needsRoot()], () => {
     ]);
   });
 });
-
-function thrownBy(body: () => void): unknown {
-  try {
-    body();
-  } catch (thrown) {
-    return thrown;
-  }
-  throw new Error('nothing was thrown');
-}

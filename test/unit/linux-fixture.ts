@@ -49,3 +49,13 @@ export function mountBtrfs(directory: string): string {
   run('mount', '-o', 'loop', image, target);
   return target;
 }
+
+/** What `body` throws; a body that throws nothing fails the test. */
+export function thrownBy(body: () => void): unknown {
+  try {
+    body();
+  } catch (thrown) {
+    return thrown;
+  }
+  throw new Error('nothing was thrown');
+}
