@@ -11,7 +11,7 @@ export async function* abortable(source: ByteSource, signal: AbortSignal): Async
   try {
     for (;;) {
       waiting = true;
-      const next = await orAborted(chunks.next(), signal);
+      const next = await nextOrAborted(chunks, signal);
       waiting = false;
       if (next.done === true) return;
       yield next.value;
@@ -24,20 +24,19 @@ export async function* abortable(source: ByteSource, signal: AbortSignal): Async
   }
 }
 
-async function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort = (): void => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(reasonOf(signal));
-    if (signal.aborted) onAbort();
-    else signal.addEventListener('abort', onAbort, { once: true });
+function nextOrAborted(chunks: AsyncIterator<Buffer>, signal: AbortSignal): Promise<IteratorResult<Buffer>> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(reasonOf(signal));
+    if (signal.aborted) {
+      onAbort();
+      return;
+    }
+    signal.addEventListener('abort', onAbort, { once: true });
+    chunks
+      .next()
+      .finally(() => signal.removeEventListener('abort', onAbort))
+      .then(resolve, reject);
   });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-    work.catch(() => undefined); // raced above; after an abort nobody else looks
-    aborted.catch(() => undefined);
-  }
 }
 
 function reasonOf(signal: AbortSignal): LayerdError {
