@@ -22,23 +22,21 @@ import {
   missingLayer,
   type ObtainedLayer,
   obtain,
+  type Origin,
   type WantedLayer,
 } from './members.js';
-import { baseNameOf } from './names.js';
 import { ingestRange, OpenFile, openToRead } from './open-file.js';
 
 export class DirectoryMembers implements ArchiveMembers {
-  readonly label: string;
-  readonly baseName: string | null;
+  readonly origin: Origin;
   readonly ended = true;
   readonly #directory: FileHandle;
   readonly #path: string;
   readonly #host: ArchiveHost;
 
   /** `directory` is `path`, opened; it stays the caller's, who closes it when all layers are there. */
-  constructor(directory: FileHandle, path: string, label: string, host: ArchiveHost) {
-    this.label = label;
-    this.baseName = baseNameOf(label);
+  constructor(directory: FileHandle, path: string, origin: Origin, host: ArchiveHost) {
+    this.origin = origin;
     this.#directory = directory;
     this.#path = path;
     this.#host = host;
@@ -56,7 +54,7 @@ export class DirectoryMembers implements ArchiveMembers {
       const layer = await this.#with(path, (file) =>
         ingestRange(this.#host, file, { offset: 0, length: file.size }, wanted, signal),
       );
-      if (layer === null) throw missingLayer(this.label, path, wanted);
+      if (layer === null) throw missingLayer(this.origin.label, path, wanted);
       return layer;
     });
   }
@@ -83,11 +81,15 @@ export class DirectoryMembers implements ArchiveMembers {
     } catch (error) {
       if (isErrno(error, 'ENOENT', 'ENOTDIR')) return null;
       if (!isErrno(error, 'EXDEV', 'ELOOP')) throw error;
-      throw new LayerdError('ARCHIVE_INVALID', `${displayBytes(path)} of ${this.label} leads out of the directory`, {
-        details: { archive: this.label, member: displayBytes(path) },
-        hint: 'Links may not leave the directory: copy the files that they lead to into it.',
-        cause: error,
-      });
+      throw new LayerdError(
+        'ARCHIVE_INVALID',
+        `${displayBytes(path)} of ${this.origin.label} leads out of the directory`,
+        {
+          details: { archive: this.origin.label, member: displayBytes(path) },
+          hint: 'Links may not leave the directory: copy the files that they lead to into it.',
+          cause: error,
+        },
+      );
     }
   }
 

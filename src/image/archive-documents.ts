@@ -13,7 +13,7 @@ export class ArchiveDocuments {
   #bytes = 0;
 
   constructor(members: ArchiveMembers) {
-    this.label = members.label;
+    this.label = members.origin.label;
     this.#members = members;
   }
 

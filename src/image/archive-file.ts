@@ -14,10 +14,10 @@ import {
   missingLayer,
   type ObtainedLayer,
   obtain,
+  type Origin,
   throwIfCancelled,
   type WantedLayer,
 } from './members.js';
-import { baseNameOf } from './names.js';
 import { ingestRange, type OpenFile } from './open-file.js';
 
 /** Where a member's bytes lie in the file. */
@@ -27,26 +27,24 @@ interface Range {
 }
 
 export class FileMembers implements ArchiveMembers {
-  readonly label: string;
-  readonly baseName: string | null;
+  readonly origin: Origin;
   readonly ended: boolean;
   readonly #file: OpenFile;
   readonly #table: MemberTable<Range>;
   readonly #host: ArchiveHost;
 
-  private constructor(file: OpenFile, table: MemberTable<Range>, ended: boolean, label: string, host: ArchiveHost) {
-    this.label = label;
+  private constructor(file: OpenFile, table: MemberTable<Range>, ended: boolean, origin: Origin, host: ArchiveHost) {
+    this.origin = origin;
     this.ended = ended;
-    this.baseName = baseNameOf(label);
     this.#file = file;
     this.#table = table;
     this.#host = host;
   }
 
   /** Walks the headers. `file` stays the caller's, who closes it when all layers are there. */
-  static async index(file: OpenFile, label: string, host: ArchiveHost, signal: AbortSignal): Promise<FileMembers> {
-    const { table, ended } = await walkHeaders(file, label, signal);
-    return new FileMembers(file, table, ended, label, host);
+  static async index(file: OpenFile, origin: Origin, host: ArchiveHost, signal: AbortSignal): Promise<FileMembers> {
+    const { table, ended } = await walkHeaders(file, origin.label, signal);
+    return new FileMembers(file, table, ended, origin, host);
   }
 
   async document(path: ByteString): Promise<Buffer | null> {
@@ -59,7 +57,7 @@ export class FileMembers implements ArchiveMembers {
   layer(path: ByteString, wanted: WantedLayer, signal: AbortSignal): Promise<ObtainedLayer> {
     return obtain(this.#host, wanted, () => {
       const range = this.#table.find(path);
-      if (range === null) throw missingLayer(this.label, path, wanted);
+      if (range === null) throw missingLayer(this.origin.label, path, wanted);
       return ingestRange(this.#host, this.#file, range, wanted, signal);
     });
   }

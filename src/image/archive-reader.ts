@@ -17,9 +17,11 @@ import {
   type ArchiveMembers,
   blobDigestOf,
   type ObtainedLayer,
+  type Origin,
   throwIfCancelled,
   type WantedLayer,
 } from './members.js';
+import { baseNameOf } from './names.js';
 import { OpenFile, openToRead } from './open-file.js';
 import { type PlannedImage, type PlannedLayer, planImages } from './plan.js';
 
@@ -35,7 +37,7 @@ export function readArchive(
   signal: AbortSignal,
 ): Promise<ParsedImage[]> {
   const reading: Reading = { host, options, signal };
-  return 'stream' in input ? readStream(input.stream, 'the archive', reading) : readPath(input.path, reading);
+  return 'stream' in input ? readStream(input.stream, NAMELESS, reading) : readPath(input.path, reading);
 }
 
 interface Reading {
@@ -44,16 +46,19 @@ interface Reading {
   signal: AbortSignal;
 }
 
+const NAMELESS: Origin = { label: 'the archive', baseName: null };
+
 async function readPath(path: string, reading: Reading): Promise<ParsedImage[]> {
   const handle = await openArchive(path);
   try {
     const label = await labelOf(path);
+    const origin = { label, baseName: baseNameOf(label) };
     const stat = await handle.stat();
     if (stat.isDirectory()) {
-      return await readMembers(new DirectoryMembers(handle, path, label, reading.host), reading);
+      return await readMembers(new DirectoryMembers(handle, path, origin, reading.host), reading);
     }
-    if (stat.isFIFO()) return await readPipe(path, label, reading);
-    return await readFile(await OpenFile.of(handle, label, path), label, reading);
+    if (stat.isFIFO()) return await readPipe(path, { label, baseName: null }, reading);
+    return await readFile(await OpenFile.of(handle, label, path), origin, reading);
   } finally {
     await handle.close();
   }
@@ -79,29 +84,29 @@ async function labelOf(path: string): Promise<string> {
   return target.startsWith('/') ? target : path;
 }
 
-async function readFile(file: OpenFile, label: string, reading: Reading): Promise<ParsedImage[]> {
+async function readFile(file: OpenFile, origin: Origin, reading: Reading): Promise<ParsedImage[]> {
   const head = await file.read(0, Math.min(MAGIC_BYTES, file.size));
-  const compression = await ofArchive(label, () => Promise.resolve(detectCompression(head)));
-  if (compression !== 'none') return await readStream(file.stream(), label, reading);
-  return await readMembers(await FileMembers.index(file, label, reading.host, reading.signal), reading);
+  const compression = await ofArchive(origin, () => Promise.resolve(detectCompression(head)));
+  if (compression !== 'none') return await readStream(file.stream(), origin, reading);
+  return await readMembers(await FileMembers.index(file, origin, reading.host, reading.signal), reading);
 }
 
 /** A pipe is opened again, now waiting for who writes: reads of the first descriptor would fail where nothing is there yet. */
-async function readPipe(path: string, label: string, reading: Reading): Promise<ParsedImage[]> {
+async function readPipe(path: string, origin: Origin, reading: Reading): Promise<ParsedImage[]> {
   const pipe = await open(path);
-  return await readStream(pipe.createReadStream() as ByteSource, label, reading);
+  return await readStream(pipe.createReadStream() as ByteSource, origin, reading);
 }
 
-async function readStream(source: ByteSource, label: string, reading: Reading): Promise<ParsedImage[]> {
-  const { compression, source: whole } = await ofArchive(label, () => openCompressed(source));
-  const members = await StreamMembers.read(inflate(whole, compression), label, reading.host, reading.signal);
+async function readStream(source: ByteSource, origin: Origin, reading: Reading): Promise<ParsedImage[]> {
+  const { compression, source: whole } = await ofArchive(origin, () => openCompressed(source));
+  const members = await StreamMembers.read(inflate(whole, compression), origin, reading.host, reading.signal);
   const images = await readMembers(members, reading);
   for (const path of members.unwanted()) reading.host.notice(`no image of the archive needs ${displayBytes(path)}`);
   return images;
 }
 
 /** What is said of a layer's compression, said of the archive. */
-async function ofArchive<T>(label: string, detect: () => Promise<T>): Promise<T> {
+async function ofArchive<T>({ label }: Origin, detect: () => Promise<T>): Promise<T> {
   try {
     return await detect();
   } catch (error) {
@@ -122,7 +127,7 @@ async function readMembers(members: ArchiveMembers, reading: Reading): Promise<P
     const stored = await obtainLayers(layers, members, signal);
     return planned.map((image) => parsedImage(image, stored));
   } catch (error) {
-    throw members.ended ? error : perhapsCutOff(members.label, error);
+    throw members.ended ? error : perhapsCutOff(members.origin.label, error);
   }
 }
 

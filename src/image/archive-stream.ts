@@ -23,6 +23,7 @@ import {
   missingLayer,
   type ObtainedLayer,
   obtain,
+  type Origin,
   throwIfCancelled,
   type WantedLayer,
 } from './members.js';
@@ -41,23 +42,27 @@ interface Member {
 }
 
 export class StreamMembers implements ArchiveMembers {
-  readonly label: string;
-  readonly baseName: string | null = null;
+  readonly origin: Origin;
   readonly ended: boolean;
   readonly #table: MemberTable<Member>;
   readonly #host: ArchiveHost;
 
-  private constructor(table: MemberTable<Member>, ended: boolean, label: string, host: ArchiveHost) {
-    this.label = label;
+  private constructor(table: MemberTable<Member>, ended: boolean, origin: Origin, host: ArchiveHost) {
+    this.origin = origin;
     this.ended = ended;
     this.#table = table;
     this.#host = host;
   }
 
   /** Reads the whole stream; resolves when every layer in it has been taken in or refused. */
-  static async read(source: ByteSource, label: string, host: ArchiveHost, signal: AbortSignal): Promise<StreamMembers> {
-    const { table, ended } = await new Passage(label, host, signal).run(source);
-    return new StreamMembers(table, ended, label, host);
+  static async read(
+    source: ByteSource,
+    origin: Origin,
+    host: ArchiveHost,
+    signal: AbortSignal,
+  ): Promise<StreamMembers> {
+    const { table, ended } = await new Passage(origin.label, host, signal).run(source);
+    return new StreamMembers(table, ended, origin, host);
   }
 
   document(path: ByteString): Promise<Buffer | null> {
@@ -69,11 +74,11 @@ export class StreamMembers implements ArchiveMembers {
   async layer(path: ByteString, wanted: WantedLayer): Promise<ObtainedLayer> {
     const member = this.#table.find(path);
     if (member === null) {
-      return await obtain(this.#host, wanted, () => Promise.reject(missingLayer(this.label, path, wanted)));
+      return await obtain(this.#host, wanted, () => Promise.reject(missingLayer(this.origin.label, path, wanted)));
     }
     member.wanted = true;
     checkSize(wanted.name, wanted.size, member.size);
-    if (member.layer === null) throw notALayer(this.label, wanted);
+    if (member.layer === null) throw notALayer(this.origin.label, wanted);
     const outcome = await member.layer;
     if ('error' in outcome) throw outcome.error;
     const { blobDigest, diffId } = outcome.layer;

@@ -19,11 +19,16 @@ export interface WantedLayer extends LayerExpectation {
 /** A layer that is stored now; `blobDigest` is null where nothing had to be read and nothing names the blob. */
 export type ObtainedLayer = Omit<IngestedLayer, 'blobDigest'> & { blobDigest: Digest | null };
 
-export interface ArchiveMembers {
-  /** How errors call the archive. */
+/** Where an archive comes from. */
+export interface Origin {
+  /** How errors call it. */
   readonly label: string;
   /** What a bare tag in an OCI layout is a tag of: the archive's own name; null where it has none. */
   readonly baseName: string | null;
+}
+
+export interface ArchiveMembers {
+  readonly origin: Origin;
   /** The archive says itself that it is whole: a tar may have been cut off between two members. */
   readonly ended: boolean;
   /** The bytes of a JSON document, or null if there is no such member. Throws MANIFEST_INVALID if it is too large. */

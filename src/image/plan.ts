@@ -48,7 +48,7 @@ export async function planImages(
   const dockerManifest = await documents.at(DOCKER_MANIFEST);
   if (layout !== null) checkLayoutVersion(displayBytes(LAYOUT), layout);
   if (index === null && dockerManifest === null) {
-    if (layout !== null) throw missingMember(members.label, INDEX, 'an OCI layout starts there');
+    if (layout !== null) throw missingMember(members.origin.label, INDEX, 'an OCI layout starts there');
     throw await noImageArchive(members);
   }
   const oci = index === null ? NO_OCI_IMAGES : await ociImages(documents, index, options, notice);
@@ -58,7 +58,7 @@ export async function planImages(
   for (const entry of entries) await plans.addDocker(entry, oci, options);
   const images = plans.finish();
   if (images.length === 0) throw await noImageArchive(members);
-  return options.ref === undefined ? images : renamed(images, options.ref, members.label);
+  return options.ref === undefined ? images : renamed(images, options.ref, members.origin.label);
 }
 
 const NO_OCI_IMAGES: OciImages = { chosen: [], configs: new Set() };
@@ -104,7 +104,7 @@ class Plans {
     const planned = [...this.#images.values()];
     for (const { image, bareTags } of planned) {
       if (image.refs.length > 0) continue;
-      image.refs = [...bareTags].flatMap((tag) => refOfBareTag(this.#members.baseName, tag) ?? []);
+      image.refs = [...bareTags].flatMap((tag) => refOfBareTag(this.#members.origin.baseName, tag) ?? []);
     }
     return planned.map(({ image }) => image);
   }
@@ -137,7 +137,7 @@ class Plans {
     const path = dockerMember(entry.config, 'Config');
     const bytes = await this.#documents.at(path);
     const name = displayBytes(path);
-    if (bytes === null) throw missingMember(this.#members.label, path, 'it is the config of an image');
+    if (bytes === null) throw missingMember(this.#members.origin.label, path, 'it is the config of an image');
     const digest = sha256(bytes);
     const promised = CONFIG_NAME.exec(path)?.[1];
     if (promised !== undefined && digestFromHex(promised) !== digest) {
@@ -150,7 +150,7 @@ class Plans {
     if (platform === undefined || allPlatforms === true) return;
     const found = config.parsed;
     if (platformRank(platform, found.platform) !== null) return;
-    throw platformNotFound(this.#members.label, refs, platform, [found]);
+    throw platformNotFound(this.#members.origin.label, refs, platform, [found]);
   }
 }
 
@@ -200,8 +200,8 @@ async function noImageArchive(members: ArchiveMembers): Promise<LayerdError> {
   const inside = sample.find((name) => /^[^/]+\/(?:oci-layout|index\.json|manifest\.json)$/.test(name));
   const names = sample.slice(0, 5).map((name) => displayBytes(name));
   const holds = names.length === 0 ? 'nothing' : names.join(', ');
-  return new LayerdError('ARCHIVE_INVALID', `${members.label} holds no image: it holds ${holds}`, {
-    details: { archive: members.label, members: names },
+  return new LayerdError('ARCHIVE_INVALID', `${members.origin.label} holds no image: it holds ${holds}`, {
+    details: { archive: members.origin.label, members: names },
     hint: inside === undefined ? HINT_KINDS : `The image lies in a directory of the archive: pack what is inside it.`,
   });
 }
