@@ -273,10 +273,13 @@ describeWith(
   },
 );
 
+function zstd(content: Buffer, ...args: string[]): Buffer {
+  return filter(content, 'zstd', '-q', '-c', ...args);
+}
+
 const zstdInflaters: Inflater[] = zlibKnowsZstd() ? ['native', 'zlib'] : ['native'];
 
 describeWith('zstd', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')], () => {
-  const zstd = (content: Buffer, ...args: string[]) => filter(content, 'zstd', '-q', '-c', ...args);
   const skippable = Buffer.concat([Buffer.from('532a4d1805000000', 'hex'), Buffer.from('notes')]);
 
   it.each([['-1'], ['-19'], ['--long=27'], ['--no-check'], ['-T2', '-B512K']])('inflates %s', async (...args) => {

@@ -1,6 +1,5 @@
 /** Bytes to feed to content/, and what takes them. */
 import { createHash } from 'node:crypto';
-import { expect } from 'vitest';
 import type { ByteSource } from '../../src/content/source.js';
 import { inflaterName } from '../../src/content/compression.js';
 import { digestFromHex, type Digest } from '../../src/core/digest.js';
@@ -56,7 +55,7 @@ export async function refusal(promise: Promise<unknown>): Promise<LayerdError> {
     (thrown: unknown) => thrown,
   );
   if (outcome instanceof LayerdError) return outcome;
-  expect.fail(`expected a LayerdError, got ${String(outcome)}`);
+  throw new Error(`expected a LayerdError, got ${String(outcome)}`);
 }
 
 export function digestOf(bytes: Buffer): Digest {

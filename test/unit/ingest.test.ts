@@ -34,6 +34,33 @@ async function store(source: ByteSource, expected: Expectation = {}) {
   return { sink, result: await ingest(source, sink, expected) };
 }
 
+const full = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+
+/** Ingests what must be refused: aborted once, never committed. */
+async function refused(source: ByteSource, expected: Expectation): Promise<LayerdError> {
+  const sink = new MemorySink();
+  const error = await refusal(ingest(source, sink, expected));
+  expect(sink.calls.filter((call) => call === 'commit' || call === 'abort')).toEqual(['abort']);
+  return error;
+}
+
+/** A sink with one method that fails. */
+function failing(change: (sink: MemorySink) => void): MemorySink {
+  const sink = new MemorySink();
+  change(sink);
+  return sink;
+}
+
+/** Gives half of the bytes, then nothing any more. */
+async function* stalling(bytes: Buffer): AsyncGenerator<Buffer> {
+  yield* chunked(bytes.subarray(0, bytes.length / 2), 700_000);
+  await new Promise(() => undefined);
+}
+
+function raise(error: Error): never {
+  throw error;
+}
+
 describe('ingest', () => {
   it('finds digests, sizes and entries of a plain tar; one digest serves both', async () => {
     const { result, sink } = await store(chunked(tar, 64 * KIB), { blobDigest: digestOf(tar), diffId: digestOf(tar) });
@@ -145,14 +172,6 @@ function tarOf(...names: string[]): Buffer {
 }
 
 describe('a layer that is not what was expected', () => {
-  /** Ingests what must be refused: aborted once, never committed. */
-  async function refused(source: ByteSource, expected: Expectation): Promise<LayerdError> {
-    const sink = new MemorySink();
-    const error = await refusal(ingest(source, sink, expected));
-    expect(sink.calls.filter((call) => call === 'commit' || call === 'abort')).toEqual(['abort']);
-    return error;
-  }
-
   it('is refused for its diff ID, naming both', async () => {
     for (const bytes of [tar, gzipSync(tar)]) {
       const error = await refused(chunked(bytes), { diffId: WRONG });
@@ -200,15 +219,6 @@ describe('a layer that is not what was expected', () => {
 });
 
 describe('a failure on the way', () => {
-  const full = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
-
-  /** A sink with one method that fails. */
-  function failing(change: (sink: MemorySink) => void): MemorySink {
-    const sink = new MemorySink();
-    change(sink);
-    return sink;
-  }
-
   it.each([
     ['bytes', (sink: MemorySink) => (sink.bytes = () => Promise.reject(full))],
     ['step', (sink: MemorySink) => (sink.step = () => raise(full))],
@@ -224,22 +234,22 @@ describe('a failure on the way', () => {
   });
 
   it('is told even if abort fails too', async () => {
-    const sink = failing((it) => {
-      it.step = () => raise(full);
-      it.abort = () => Promise.reject(new Error('and the rest will not go away'));
+    const sink = failing((broken) => {
+      broken.step = () => raise(full);
+      broken.abort = () => Promise.reject(new Error('and the rest will not go away'));
     });
     expect((await refusal(ingest(chunked(tar), sink, {}))).code).toBe('NO_SPACE');
   });
 
   it('waits for the sink to be done with the chunk before it aborts', async () => {
     const order: string[] = [];
-    const sink = failing((it) => {
-      it.bytes = async () => {
+    const sink = failing((broken) => {
+      broken.bytes = async () => {
         await new Promise((resolve) => setTimeout(resolve, 20));
         order.push('written');
       };
-      it.step = () => raise(full);
-      it.abort = async () => void order.push('abort');
+      broken.step = () => raise(full);
+      broken.abort = async () => void order.push('abort');
     });
     await refusal(ingest(chunked(tar), sink, {}));
     expect(order).toEqual(['written', 'abort']);
@@ -260,12 +270,6 @@ describe('a failure on the way', () => {
     expect([sink.calls.at(-1), closed]).toEqual(['abort', true]);
   });
 
-  /** Gives half of the bytes, then nothing any more. */
-  async function* stalling(bytes: Buffer): AsyncGenerator<Buffer> {
-    yield* chunked(bytes.subarray(0, bytes.length / 2), 700_000);
-    await new Promise(() => undefined);
-  }
-
   it.each([['plain'], ['gzip']])('a signal ends it at once, even if the %s source hangs', async (kind) => {
     const controller = new AbortController();
     const sink = new MemorySink();
@@ -285,14 +289,10 @@ describe('a failure on the way', () => {
 
   it('of the sink is told at once, even if the source hangs', async () => {
     const blob = gzipSync(Buffer.concat([tar, sampleBytes(8 * MIB)]), { level: 0 });
-    const sink = failing((it) => (it.bytes = () => Promise.reject(full)));
+    const sink = failing((broken) => (broken.bytes = () => Promise.reject(full)));
     expect((await refusal(ingest(stalling(blob), sink, {}))).code).toBe('NO_SPACE');
   });
 });
-
-function raise(error: Error): never {
-  throw error;
-}
 
 describeWith('zstd layers', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')], () => {
   it('are taken', async () => {
@@ -302,10 +302,13 @@ describeWith('zstd layers', [needsProgram('zstd'), needsLibrary('libzstd', 'libz
   });
 });
 
+function region(): string {
+  return join(dir, 'region');
+}
+
 describe('fileSource', () => {
   const content = sampleBytes(3 * MIB + 5);
-  const path = () => join(dir, 'region');
-  beforeAll(() => writeFileSync(path(), content));
+  beforeAll(() => writeFileSync(region(), content));
 
   it.each([
     [0, 3 * MIB + 5],
@@ -315,13 +318,13 @@ describe('fileSource', () => {
     [5, 2 * MIB],
     [3 * MIB + 5, 0],
   ])('gives the region at %i of %i bytes', async (offset, length) => {
-    expect((await collect(fileSource(path(), offset, length))).equals(content.subarray(offset, offset + length))).toBe(
-      true,
-    );
+    expect(
+      (await collect(fileSource(region(), offset, length))).equals(content.subarray(offset, offset + length)),
+    ).toBe(true);
   });
 
   it('reads from a descriptor and leaves it open', async () => {
-    const handle = await open(path(), 'r');
+    const handle = await open(region(), 'r');
     try {
       for await (const chunk of fileSource(handle.fd, 10, 2 * MIB)) {
         expect(chunk.equals(content.subarray(10, 10 + chunk.length))).toBe(true);
@@ -334,10 +337,10 @@ describe('fileSource', () => {
   });
 
   it('refuses a file that ends before the region does', async () => {
-    const error = await refusal(collect(fileSource(path(), MIB, 2 * MIB + 6)));
+    const error = await refusal(collect(fileSource(region(), MIB, 2 * MIB + 6)));
     expect([error.code, error.details]).toEqual([
       'ARCHIVE_TRUNCATED',
-      { file: path(), offset: MIB, expected: 2 * MIB + 6, found: 2 * MIB + 5 },
+      { file: region(), offset: MIB, expected: 2 * MIB + 6, found: 2 * MIB + 5 },
     ]);
   });
 
