@@ -273,7 +273,7 @@ describeWith(
   },
 );
 
-function zstd(content: Buffer, ...args: string[]): Buffer {
+function zstdOf(content: Buffer, ...args: string[]): Buffer {
   return filter(content, 'zstd', '-q', '-c', ...args);
 }
 
@@ -284,17 +284,17 @@ describeWith('zstd', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')]
 
   it.each([['-1'], ['-19'], ['--long=27'], ['--no-check'], ['-T2', '-B512K']])('inflates %s', async (...args) => {
     for (const inflater of zstdInflaters) {
-      expect((await inflated(zstd(plain, ...args), inflater, 'zstd')).equals(plain)).toBe(true);
+      expect((await inflated(zstdOf(plain, ...args), inflater, 'zstd')).equals(plain)).toBe(true);
     }
   });
 
   it('inflates several frames, empty and skippable ones too, wherever the chunks break', async () => {
     const frames = [
       skippable,
-      zstd(plain.subarray(0, 9000)),
-      zstd(Buffer.alloc(0)),
+      zstdOf(plain.subarray(0, 9000)),
+      zstdOf(Buffer.alloc(0)),
       skippable,
-      zstd(plain.subarray(9000)),
+      zstdOf(plain.subarray(9000)),
     ];
     const bytes = Buffer.concat([...frames, skippable]);
     for (const inflater of zstdInflaters) {
@@ -305,7 +305,7 @@ describeWith('zstd', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')]
   });
 
   it('refuses a stream that ends anywhere before its end', async () => {
-    const bytes = zstd(plain.subarray(0, 3000));
+    const bytes = zstdOf(plain.subarray(0, 3000));
     for (const inflater of zstdInflaters) {
       for (let length = 0; length < bytes.length; length += length < 30 ? 1 : 101) {
         const error = await refusal(inflated(bytes.subarray(0, length), inflater, 'zstd', 50));
@@ -315,7 +315,7 @@ describeWith('zstd', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')]
   });
 
   it('refuses what follows the end, and a wrong checksum', async () => {
-    const bytes = zstd(plain.subarray(0, 3000));
+    const bytes = zstdOf(plain.subarray(0, 3000));
     const wrong = Buffer.from(bytes);
     wrong[wrong.length - 1] = (wrong[wrong.length - 1] ?? 0) ^ 1;
     for (const inflater of zstdInflaters) {
@@ -331,7 +331,7 @@ describeWith('zstd', [needsProgram('zstd'), needsLibrary('libzstd', 'libzstd1')]
   });
 
   it('stops at the size limit', async () => {
-    const bomb = zstd(Buffer.alloc(60 * MIB));
+    const bomb = zstdOf(Buffer.alloc(60 * MIB));
     for (const inflater of zstdInflaters) {
       const source = inflate(chunked(bomb), 'zstd', { inflater, maxSize: 9 * MIB });
       expect((await refusal(collect(source))).code).toBe('LAYER_LIMIT');
