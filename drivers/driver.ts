@@ -136,8 +136,8 @@ export interface SnapshotKeeper {
   changes(spec: SnapshotSpec): AsyncIterable<Change>;
   /** The same as a layer tar with whiteouts; ends with the end-of-archive blocks. An empty diff is 1,024 zero bytes. */
   diff(spec: SnapshotSpec): ByteSource;
-  /** Opens the merged root for reading without a mount point; `path` is valid until `close()`. */
-  open(spec: SnapshotSpec): { path: string; close(): void };
+  /** The merged root as one tar, mounted or not. */
+  root(spec: SnapshotSpec): ByteSource;
   /** Waits until what the container wrote so far is on disk. */
   sync(spec: SnapshotSpec): void;
   /** Bytes (allocated) and inodes of what the snapshot holds for itself. */

@@ -7,19 +7,19 @@
  *             and makes the second lower that overlay wants
  *   m/DIR     where we mount it
  */
-import { closeSync, constants, existsSync, fsyncSync, mkdirSync, openSync, rmdirSync, rmSync } from 'node:fs';
+import { closeSync, constants, existsSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
 import type { ByteSource } from '../src/content/source.js';
+import { tarOfTree } from '../src/content/tree-tar.js';
 import { bytesOf } from '../src/core/bytes.js';
-import { isErrno, LayerdError } from '../src/core/errors.js';
+import { LayerdError } from '../src/core/errors.js';
 import type { Change, MountInstruction, Usage } from '../src/core/words.js';
 import { measureTree } from '../src/disk/usage.js';
 import { AT_FDCWD, close, fchmodat, fchownat, fdPath, utimensat } from '../src/linux/files.js';
-import { MOUNT_DATA_MAX, umount } from '../src/linux/mount.js';
-import { describeHolders } from '../src/linux/mountinfo.js';
+import { MOUNT_DATA_MAX } from '../src/linux/mount.js';
+import { isMountPoint, removeMountPoint } from '../src/linux/mount-point.js';
 import { OVERLAY_MAX_LOWERS, overlayMount, overlayMountAt, type OverlaySpec } from '../src/linux/overlay.js';
-import { tryStatAt } from '../src/linux/stat.js';
 import { syncfs } from '../src/linux/sync.js';
 import type { DriverContext, SnapshotKeeper, SnapshotSpec } from './driver.js';
 
@@ -66,7 +66,7 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   mount(spec: SnapshotSpec): string {
     const target = this.target(spec);
-    if (isMounted(target)) return target;
+    if (isMountPoint(target)) return target;
     mkdirSync(target, { recursive: true, mode: 0o700 });
     if (spec.volatile) this.forgetVolatile(spec);
     overlayMountAt(this.overlay(spec), target);
@@ -74,13 +74,7 @@ export class OverlaySnapshots implements SnapshotKeeper {
   }
 
   unmount(spec: SnapshotSpec, options: { force: boolean }): void {
-    const target = this.target(spec);
-    if (isMounted(target)) detach(target, options.force);
-    try {
-      rmdirSync(target);
-    } catch (thrown) {
-      if (!isErrno(thrown, 'ENOENT')) throw thrown;
-    }
+    removeMountPoint(this.target(spec), options);
   }
 
   changes(spec: SnapshotSpec): AsyncIterable<Change> {
@@ -91,9 +85,19 @@ export class OverlaySnapshots implements SnapshotKeeper {
     return upperDiff(this.upperPlaces(spec));
   }
 
-  open(spec: SnapshotSpec): { path: string; close(): void } {
+  async *root(spec: SnapshotSpec): ByteSource {
+    const opened = this.open(spec);
+    try {
+      yield* tarOfTree(opened.path);
+    } finally {
+      opened.close();
+    }
+  }
+
+  /** Opens the merged root for reading, without a mount point where it is not mounted. */
+  private open(spec: SnapshotSpec): { path: string; close(): void } {
     const target = this.target(spec);
-    if (isMounted(target)) return { path: target, close: () => undefined };
+    if (isMountPoint(target)) return { path: target, close: () => undefined };
     const fd = overlayMount(this.readable(spec));
     return { path: fdPath(fd), close: () => close(fd) };
   }
@@ -181,13 +185,12 @@ export class OverlaySnapshots implements SnapshotKeeper {
   }
 
   private upperPlaces(spec: SnapshotSpec): UpperPlaces {
-    const target = this.target(spec);
     return {
       upper: this.directory(spec, spec.readOnly ? EMPTY : UPPER),
       lowers: this.lowers(spec),
       empty: this.context.places.empty,
       root: spec.root,
-      merged: () => (isMounted(target) ? { path: target, close: () => undefined } : this.open(spec)),
+      merged: () => this.open(spec),
     };
   }
 
@@ -201,24 +204,6 @@ export class OverlaySnapshots implements SnapshotKeeper {
 const UPPER = 'u';
 const WORK = 'w';
 const EMPTY = 'e';
-
-function isMounted(target: string): boolean {
-  return tryStatAt(AT_FDCWD, bytesOf(target))?.mountRoot ?? false;
-}
-
-function detach(target: string, force: boolean): void {
-  try {
-    umount(bytesOf(target), { detach: force });
-  } catch (thrown) {
-    if (!isErrno(thrown, 'EBUSY')) throw thrown;
-    const holders = describeHolders(target);
-    throw new LayerdError('MOUNT_BUSY', `${target} is in use${holders === '' ? '' : ` by ${holders}`}`, {
-      details: { path: target, holders },
-      hint: 'End the processes that use it, or force: it is then detached, and goes when they end.',
-      cause: thrown,
-    });
-  }
-}
 
 function syncDirectory(path: string): void {
   const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);

@@ -6,7 +6,7 @@
  *                    belongs to a name that makes no file. Only there, so that the tar can be told again bit for bit.
  *   l/DIR/catalog    the tar without its payloads
  */
-import { closeSync, constants, ftruncateSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, ftruncateSync, mkdirSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
@@ -18,6 +18,7 @@ import {
   finishDirectory,
   finishFile,
 } from '../../src/content/node-writer.js';
+import { SegmentWriter } from '../../src/content/segment-writer.js';
 import { catalogFile, writeCatalog } from '../../src/content/catalog-file.js';
 import type { LayerNode, LayerSink, LayerStep, LayerTree, StoredFacts } from '../../src/content/sink.js';
 import { measureTree } from '../../src/disk/usage.js';
@@ -25,7 +26,7 @@ import { close, fdPathOf, O_CLOEXEC, O_PATH, renameat } from '../../src/linux/fi
 import { removeTree, removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
 import { setXattr } from '../../src/linux/xattr.js';
-import type { SparseSegment, TarEntry } from '../../src/tar/entry.js';
+import type { TarEntry } from '../../src/tar/entry.js';
 
 const OPAQUE = bytesOf('trusted.overlay.opaque');
 const YES = Buffer.from('y');
@@ -35,7 +36,7 @@ interface OpenFile {
   fd: number;
   /** Null for a payload that is only kept for export. */
   node: LayerNode | null;
-  sparse: SparseWriter | null;
+  writer: SegmentWriter;
 }
 
 export class TreeSink implements LayerSink {
@@ -70,14 +71,11 @@ export class TreeSink implements LayerSink {
     if (step.action === 'create' && node !== null) this.create(step.path, node, entry);
     else if (step.action === 'link') this.link(step.linkTo, step.path);
     else if (step.action === 'whiteout' && node !== null) this.special(step.path, node);
-    if (this.open === null && entry.storedSize > 0) this.open = this.keptPayload();
+    if (this.open === null && entry.storedSize > 0) this.open = this.keptPayload(entry.storedSize);
   }
 
   payload(chunk: Buffer): void {
-    const { open } = this;
-    if (open === null) return;
-    if (open.sparse === null) writeAll(open.fd, chunk, null);
-    else open.sparse.write(chunk);
+    this.open?.writer.write(chunk);
   }
 
   payloadEnd(): void {
@@ -115,7 +113,7 @@ export class TreeSink implements LayerSink {
     }
     const { dirFd, name } = this.cursor.parentOf(path);
     const fd = createFile(dirFd, name);
-    this.open = { fd, node, sparse: entry.sparse === null ? null : new SparseWriter(fd, entry.sparse) };
+    this.open = { fd, node, writer: new SegmentWriter(fd, entry) };
     if (entry.storedSize === 0) this.finishOpen();
   }
 
@@ -154,8 +152,9 @@ export class TreeSink implements LayerSink {
     for (const [name, child] of node.children ?? []) this.keepPayloads(`${path}/${name}` as ByteString, child);
   }
 
-  private keptPayload(): OpenFile {
-    return { fd: createFile(this.kept(), bytesOf(String(this.entry))), node: null, sparse: null };
+  private keptPayload(size: number): OpenFile {
+    const fd = createFile(this.kept(), bytesOf(String(this.entry)));
+    return { fd, node: null, writer: new SegmentWriter(fd, { size, sparse: null }) };
   }
 
   private kept(): number {
@@ -172,7 +171,7 @@ export class TreeSink implements LayerSink {
     if (open === null) return;
     try {
       if (open.node !== null) {
-        if (open.sparse !== null) ftruncateSync(open.fd, open.node.size);
+        if (open.node.sparse !== null) ftruncateSync(open.fd, open.node.size);
         finishFile(open.fd, open.node);
       }
     } finally {
@@ -222,37 +221,4 @@ export function treeOf(directory: string): string {
 /** Payloads that the tree does not hold. */
 export function keptOf(directory: string): string {
   return join(directory, 'x');
-}
-
-function writeAll(fd: number, chunk: Buffer, position: number | null): void {
-  for (let done = 0; done < chunk.length;) {
-    done += writeSync(fd, chunk, done, chunk.length - done, position === null ? null : position + done);
-  }
-}
-
-/** Puts stored bytes, which come back to back, where the map of a sparse file says. */
-class SparseWriter {
-  private index = 0;
-  private within = 0;
-  private readonly fd: number;
-  private readonly segments: readonly SparseSegment[];
-
-  constructor(fd: number, segments: readonly SparseSegment[]) {
-    this.fd = fd;
-    this.segments = segments;
-  }
-
-  write(chunk: Buffer): void {
-    for (let done = 0; done < chunk.length;) {
-      const segment = this.segments[this.index];
-      if (segment === undefined) return;
-      const length = Math.min(chunk.length - done, segment.length - this.within);
-      writeAll(this.fd, chunk.subarray(done, done + length), segment.offset + this.within);
-      done += length;
-      this.within += length;
-      if (this.within < segment.length) continue;
-      this.index += 1;
-      this.within = 0;
-    }
-  }
 }

@@ -2,7 +2,6 @@ import type { Drivers } from '../../drivers/index.js';
 import type { SnapshotSpec } from '../../drivers/driver.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../core/words.js';
 import { ingest, type Ingested } from '../content/ingest.js';
-import { tarOfTree } from '../content/tree-tar.js';
 import { freezeCgroup } from '../linux/cgroup.js';
 import { pumpBytes } from './byte-channel.js';
 import { portOf, type JobContext } from './job.js';
@@ -52,14 +51,8 @@ export function snapshotJobs(drivers: Drivers) {
     },
 
     /** The flattened root as a tar. */
-    'snapshot.export': async (args: SnapshotArgs, context: JobContext): Promise<void> => {
-      const opened = keeper(args).open(args.spec);
-      try {
-        await pumpBytes(tarOfTree(opened.path), portOf(context));
-      } finally {
-        opened.close();
-      }
-    },
+    'snapshot.export': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
+      pumpBytes(keeper(args).root(args.spec), portOf(context)),
 
     /** Turns what the snapshot changed into a stored layer, in one pass. */
     'snapshot.commit': async (args: CommitSnapshotArgs, context: JobContext): Promise<Ingested> => {

@@ -1,0 +1,135 @@
+/** What a container changed: its tree on disk held against what its stack means. */
+import { closeSync, readSync, type BigIntStats } from 'node:fs';
+import type { MergedNode } from '../../src/content/merge.js';
+import { joinBytes, type ByteString } from '../../src/core/bytes.js';
+import type { ChangeKind } from '../../src/core/words.js';
+import type { Disk, DiskAttributes } from './disk.js';
+
+/** One path of the union of disk and model. */
+export interface Finding {
+  path: ByteString;
+  /** 'same': as the image has it. */
+  kind: ChangeKind | 'same';
+  /** What the stack has at the path, if it is of the same kind there as on disk. */
+  merged: MergedNode | null;
+  /** Null where it was deleted. */
+  stat: BigIntStats | null;
+}
+
+export interface Comparison {
+  disk: Disk;
+  /** The tree that the container was cloned from. */
+  pristine: Disk;
+  merged: MergedNode;
+  /** The latest ctime of the clone, ns: what has a later one was touched since. */
+  clonedNs: bigint;
+}
+
+/**
+ * Every path, in byte order of the whole paths' components, parents first. A directory is changed when its own
+ * attributes are, or anything directly or deeper below it: as an overlay's upper has it.
+ */
+export function* compare(comparison: Comparison): Generator<Finding> {
+  yield* compareDirectory(comparison, '' as ByteString, comparison.merged);
+}
+
+function* compareDirectory(c: Comparison, path: ByteString, merged: MergedNode | null): Generator<Finding> {
+  const there = c.disk.names(path);
+  const model = merged?.children ?? null;
+  const names = new Set([...there, ...(model?.keys() ?? [])]);
+  const onDisk = new Set(there);
+  for (const name of [...names].sort()) {
+    const below = joinBytes(path, name);
+    const expected = model?.get(name) ?? null;
+    const stat = onDisk.has(name) ? c.disk.stat(below) : null;
+    if (stat === null) {
+      if (expected !== null) yield { path: below, kind: 'D', merged: null, stat: null };
+      continue;
+    }
+    yield* comparePath(c, below, stat, expected);
+  }
+}
+
+function* comparePath(
+  c: Comparison,
+  path: ByteString,
+  stat: BigIntStats,
+  expected: MergedNode | null,
+): Generator<Finding> {
+  const same = expected !== null && c.disk.kindOf(expected.node) === kindOf(stat) ? expected : null;
+  if (!stat.isDirectory()) {
+    yield { path, kind: kindOfChange(expected, same !== null && isUntouched(c, path, stat, same)), merged: same, stat };
+    return;
+  }
+  const below = [...compareDirectory(c, path, same)];
+  const untouched =
+    same !== null && below.every((finding) => finding.kind === 'same') && sameAttributes(c, path, stat, same);
+  yield { path, kind: kindOfChange(expected, untouched), merged: same, stat };
+  yield* below;
+}
+
+function kindOfChange(expected: MergedNode | null, untouched: boolean): Finding['kind'] {
+  if (untouched) return 'same';
+  return expected === null ? 'A' : 'C';
+}
+
+function isUntouched(c: Comparison, path: ByteString, stat: BigIntStats, merged: MergedNode): boolean {
+  if (stat.ctimeNs <= c.clonedNs) return true;
+  if (!sameAttributes(c, path, stat, merged)) return false;
+  if (merged.node.kind === 'symlink') return c.disk.readlink(path) === merged.node.linkTarget;
+  if (stat.isFile()) return sameContent(c, path, stat);
+  return stat.rdev === (c.pristine.stat(path)?.rdev ?? -1n);
+}
+
+function sameAttributes(c: Comparison, path: ByteString, stat: BigIntStats, merged: MergedNode): boolean {
+  if (stat.ctimeNs <= c.clonedNs) return true;
+  const before = c.pristine.stat(path);
+  if (before === null) return false;
+  const now = c.disk.attributes(path, stat, merged.node);
+  const then = c.pristine.attributes(path, before, merged.node);
+  return sameTime(now, then) && sameRights(now, then) && sameXattrs(now, then);
+}
+
+function sameTime(a: DiskAttributes, b: DiskAttributes): boolean {
+  return a.mtime.sec === b.mtime.sec && a.mtime.nsec === b.mtime.nsec;
+}
+
+function sameRights(a: DiskAttributes, b: DiskAttributes): boolean {
+  return a.mode === b.mode && a.uid === b.uid && a.gid === b.gid;
+}
+
+function sameXattrs(a: DiskAttributes, b: DiskAttributes): boolean {
+  if ((a.xattrs?.size ?? 0) !== (b.xattrs?.size ?? 0)) return false;
+  for (const [name, value] of a.xattrs ?? []) if (b.xattrs?.get(name)?.equals(value) !== true) return false;
+  return true;
+}
+
+const CHUNK = 256 * 1024;
+
+function sameContent(c: Comparison, path: ByteString, stat: BigIntStats): boolean {
+  if (c.pristine.stat(path)?.size !== stat.size) return false;
+  const [a, b] = [c.disk.openFile(path), c.pristine.openFile(path)];
+  const [left, right] = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
+  try {
+    for (let at = 0; ;) {
+      const read = readSync(a, left, 0, CHUNK, at);
+      const other = readSync(b, right, 0, CHUNK, at);
+      if (read !== other || !left.subarray(0, read).equals(right.subarray(0, read))) return false;
+      if (read === 0) return true;
+      at += read;
+    }
+  } finally {
+    closeSync(a);
+    closeSync(b);
+  }
+}
+
+/** The kind of a file on disk, in a layer's terms; sockets are none of them. */
+export function kindOf(stat: BigIntStats): MergedNode['node']['kind'] | 'socket' {
+  if (stat.isFile()) return 'file';
+  if (stat.isDirectory()) return 'directory';
+  if (stat.isSymbolicLink()) return 'symlink';
+  if (stat.isCharacterDevice()) return 'char';
+  if (stat.isBlockDevice()) return 'block';
+  return stat.isFIFO() ? 'fifo' : 'socket';
+}

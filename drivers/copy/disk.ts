@@ -1,0 +1,212 @@
+/**
+ * A tree on disk as the copy driver makes and reads it. This one needs Node alone: what it cannot set (owners without
+ * root, devices, xattrs, nanoseconds) is known from the catalogs and comes back from there. linux-disk.ts sets it all.
+ * Paths are bytes, relative to the root of the tree.
+ */
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  fchmodSync,
+  fchownSync,
+  fsyncSync,
+  ftruncateSync,
+  futimesSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  lutimesSync,
+  mkdirSync,
+  opendirSync,
+  openSync,
+  readlinkSync,
+  symlinkSync,
+  utimesSync,
+  type BigIntStats,
+} from 'node:fs';
+import type { LayerNode } from '../../src/content/layer-tree.js';
+import { displayBytes, fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
+import { isErrno, LayerdError } from '../../src/core/errors.js';
+
+/** What a node has on disk besides its content. */
+export interface DiskAttributes {
+  mode: number;
+  uid: number;
+  gid: number;
+  mtime: { sec: number; nsec: number };
+  xattrs: ReadonlyMap<ByteString, Buffer> | null;
+}
+
+const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+const NANO = 1_000_000_000n;
+/** Times that Node sets go through a double of seconds: microseconds, give or take one. */
+const TIME_SLACK_NS = 2_000n;
+
+export class Disk {
+  /** Root may give files away; others own what they make. */
+  protected readonly root = process.getuid?.() === 0;
+  private readonly base: Buffer;
+
+  /** `path`: the root of the tree. */
+  constructor(path: string) {
+    this.base = Buffer.from(path);
+  }
+
+  close(): void {
+    // Nothing is kept open.
+  }
+
+  makeDirectory(path: ByteString): void {
+    this.naming(path, () => mkdirSync(this.at(path), { mode: 0o700 }));
+  }
+
+  /** An empty file for a payload; ended by {@link finishFile}. */
+  makeFile(path: ByteString): number {
+    return this.naming(path, () => openSync(this.at(path), CREATE, 0o600));
+  }
+
+  finishFile(fd: number, node: LayerNode): void {
+    ftruncateSync(fd, node.size);
+    if (this.root) fchownSync(fd, node.uid, node.gid);
+    fchmodSync(fd, this.modeOf(node));
+    const seconds = secondsOf(node);
+    futimesSync(fd, seconds, seconds);
+    // Without syncfs(2) each file is made durable by itself.
+    fsyncSync(fd);
+    closeSync(fd);
+  }
+
+  /** A symbolic link, or a placeholder for what Node cannot make. */
+  makeSpecial(path: ByteString, node: LayerNode): void {
+    if (node.kind !== 'symlink') {
+      this.finishFile(this.makeFile(path), node);
+      return;
+    }
+    this.naming(path, () => symlinkSync(toBuffer(node.linkTarget), this.at(path)));
+    if (this.root) lchownSync(this.at(path), node.uid, node.gid);
+    lutimesSync(this.at(path), secondsOf(node), secondsOf(node));
+  }
+
+  makeLink(from: ByteString, path: ByteString): void {
+    this.naming(path, () => linkSync(this.at(from), this.at(path, 1)));
+  }
+
+  /** Once all children are there: they would change its times. */
+  finishDirectory(path: ByteString, node: LayerNode): void {
+    const at = this.at(path);
+    if (this.root) lchownSync(at, node.uid, node.gid);
+    chmodSync(at, this.modeOf(node));
+    utimesSync(at, secondsOf(node), secondsOf(node));
+  }
+
+  /** Takes content and attributes of a file from another tree; blocks are shared where the file system can. */
+  cloneFile(from: Disk, path: ByteString, node: LayerNode): void {
+    this.naming(path, () =>
+      copyFileSync(from.at(path), this.at(path, 1), constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
+    );
+    this.finishFile(this.reopen(path), node);
+  }
+
+  /** Null where nothing is there. */
+  stat(path: ByteString): BigIntStats | null {
+    try {
+      return lstatSync(this.at(path), { bigint: true });
+    } catch (thrown) {
+      if (isErrno(thrown, 'ENOENT', 'ENOTDIR')) return null;
+      throw thrown;
+    }
+  }
+
+  readlink(path: ByteString): ByteString {
+    return fromBuffer(readlinkSync(this.at(path), { encoding: 'buffer' }));
+  }
+
+  openFile(path: ByteString): number {
+    return openSync(this.at(path), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  }
+
+  /** In byte order. */
+  names(path: ByteString): ByteString[] {
+    const names: ByteString[] = [];
+    // Node reads names as bytes this way; its types lack the option for opendir.
+    const directory = opendirSync(this.at(path), { encoding: 'buffer' as BufferEncoding });
+    try {
+      for (let entry = directory.readSync(); entry !== null; entry = directory.readSync()) {
+        names.push(fromBuffer(entry.name as unknown as Buffer));
+      }
+    } finally {
+      directory.closeSync();
+    }
+    return names.sort();
+  }
+
+  /** The kind that a node has on disk: devices and fifos are placeholders. */
+  kindOf(node: LayerNode): LayerNode['kind'] {
+    return node.kind === 'directory' || node.kind === 'symlink' ? node.kind : 'file';
+  }
+
+  /** What `stat` says in a layer's terms, where the node that was made there (if any) fills in what disk cannot tell. */
+  attributes(path: ByteString, stat: BigIntStats, node: LayerNode | null): DiskAttributes {
+    void path;
+    const mode = Number(stat.mode) & 0o7777;
+    const owner = this.root ? { uid: Number(stat.uid), gid: Number(stat.gid) } : { uid: 0, gid: 0 };
+    return {
+      ...(node === null || this.root ? owner : { uid: node.uid, gid: node.gid }),
+      mode: node !== null && mode === this.modeOf(node) ? node.mode : mode,
+      mtime: node !== null && sameTime(stat, node) ? node.mtime : timeOf(stat),
+      xattrs: node?.xattrs ?? null,
+    };
+  }
+
+  /** The permissions that a node gets: never such that its owner, who is not root, is locked out. */
+  protected modeOf(node: LayerNode): number {
+    if (this.root) return node.mode;
+    return (node.mode & 0o777) | (node.kind === 'directory' ? 0o700 : 0o600);
+  }
+
+  /** A path for node:fs. `slot` 1: a second one that must be valid at the same time as the first. */
+  protected at(path: ByteString, slot: 0 | 1 = 0): Buffer {
+    void slot;
+    return path === '' ? this.base : Buffer.concat([this.base, SLASH, toBuffer(path)]);
+  }
+
+  /** A name that the file system cannot hold, or cannot tell from another, is refused by that name. */
+  protected naming<T>(path: ByteString, make: () => T): T {
+    try {
+      return make();
+    } catch (thrown) {
+      if (!isErrno(thrown, 'EEXIST', 'EILSEQ', 'EINVAL', 'ENAMETOOLONG')) throw thrown;
+      throw new LayerdError(
+        'NAME_UNSUPPORTED',
+        `the file system cannot hold the name ${displayBytes(path)} of the layer (${(thrown as Error).message})`,
+        {
+          details: { path: displayBytes(path) },
+          hint: 'Put the root on a file system that tells case and bytes of names apart, such as ext4, XFS or btrfs.',
+          cause: thrown,
+        },
+      );
+    }
+  }
+
+  private reopen(path: ByteString): number {
+    chmodSync(this.at(path), 0o600);
+    return openSync(this.at(path), constants.O_WRONLY | constants.O_NOFOLLOW);
+  }
+}
+
+const SLASH = Buffer.from('/');
+
+export function timeOf(stat: BigIntStats): { sec: number; nsec: number } {
+  const sec = stat.mtimeNs >= 0n ? stat.mtimeNs / NANO : (stat.mtimeNs - NANO + 1n) / NANO;
+  return { sec: Number(sec), nsec: Number(stat.mtimeNs - sec * NANO) };
+}
+
+function secondsOf({ mtime }: LayerNode): number {
+  return mtime.sec + mtime.nsec / 1e9;
+}
+
+function sameTime(stat: BigIntStats, { mtime }: LayerNode): boolean {
+  const difference = stat.mtimeNs - (BigInt(mtime.sec) * NANO + BigInt(mtime.nsec));
+  return difference < TIME_SLACK_NS && difference > -TIME_SLACK_NS;
+}

@@ -1,0 +1,48 @@
+import type { Places } from '../../src/core/places.js';
+import type { DriverOptions } from '../../src/core/engine-config.js';
+import { canClone } from '../../src/linux/features.js';
+import { linuxAvailable } from '../../src/linux/libc.js';
+import type { Driver, DriverContext, DriverModule, ProbeResult } from '../driver.js';
+import { TarLayers } from '../tar-layers.js';
+import { Disk } from './disk.js';
+import { LinuxDisk } from './linux-disk.js';
+import { CopySnapshots } from './snapshots.js';
+import { ChainTrees } from './trees.js';
+
+/** Layers as tars, a tree per chain, a clone of it per container: everywhere. */
+export const copyDriver: DriverModule = { name: 'copy', probe: probeCopy, create: createCopy };
+
+function createCopy(context: DriverContext): Driver {
+  const ffi = usesFfi(context.options);
+  const openDisk = (path: string): Disk => (ffi ? new LinuxDisk(path) : new Disk(path));
+  const trees = new ChainTrees(context, openDisk, ffi);
+  return {
+    name: 'copy',
+    properties: {
+      positionIndependent: true,
+      sharedPageCache: false,
+      sizeLimit: false,
+      mountInstructions: ffi,
+      renamesLowerDirectories: true,
+      hardLinksSurviveCopyUp: true,
+      fullFidelity: ffi,
+      maxDepth: Number.MAX_SAFE_INTEGER,
+    },
+    layers: new TarLayers('copy', context.places),
+    snapshots: new CopySnapshots(context, trees, openDisk, ffi),
+    trees,
+  };
+}
+
+function probeCopy(places: Places, options: DriverOptions): ProbeResult {
+  if (!usesFfi(options)) {
+    return { available: true, reason: 'by Node alone: what cannot be set on disk is kept in the catalogs' };
+  }
+  const how = canClone(places.root) ? 'files share their blocks until they are written' : 'every file is copied';
+  return { available: true, reason: `with every attribute, as root; ${how}` };
+}
+
+/** Every attribute can be set: root on Linux, with system calls of our own. */
+function usesFfi(options: DriverOptions): boolean {
+  return options.copy.useFfi && process.getuid?.() === 0 && linuxAvailable().available;
+}

@@ -1,0 +1,82 @@
+import { closeSync, constants, ftruncateSync, openSync, type BigIntStats } from 'node:fs';
+import { DirectoryCursor } from '../../src/content/directory-cursor.js';
+import type { LayerNode } from '../../src/content/layer-tree.js';
+import { createSpecial, finishDirectory, finishFile } from '../../src/content/node-writer.js';
+import { isOverlayPrivate } from '../../src/content/names.js';
+import { fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
+import { fdPathOf, linkat, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
+import { readXattrs } from '../../src/linux/xattr.js';
+import { Disk, timeOf, type DiskAttributes } from './disk.js';
+
+/** A tree on disk with every attribute, by system calls of our own, as root on Linux. Paths may be of any length. */
+export class LinuxDisk extends Disk {
+  private readonly rootFd: number;
+  private readonly cursors: readonly [DirectoryCursor, DirectoryCursor];
+
+  constructor(path: string) {
+    super(path);
+    this.rootFd = openSync(path, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    this.cursors = [new DirectoryCursor(this.rootFd), new DirectoryCursor(this.rootFd)];
+  }
+
+  override close(): void {
+    for (const cursor of this.cursors) cursor.close();
+    closeSync(this.rootFd);
+  }
+
+  override finishFile(fd: number, node: LayerNode): void {
+    ftruncateSync(fd, node.size);
+    finishFile(fd, node);
+    closeSync(fd);
+  }
+
+  override makeSpecial(path: ByteString, node: LayerNode): void {
+    const { dirFd, name } = this.cursors[0].parentOf(path);
+    this.naming(path, () => createSpecial(dirFd, name, node));
+  }
+
+  override makeLink(from: ByteString, path: ByteString): void {
+    const source = this.cursors[0].parentOf(from);
+    const target = this.cursors[1].parentOf(path);
+    this.naming(path, () => linkat(source.dirFd, source.name, target.dirFd, target.name));
+  }
+
+  override finishDirectory(path: ByteString, node: LayerNode): void {
+    if (path === '') {
+      finishDirectory(this.rootFd, DOT, node);
+      return;
+    }
+    const { dirFd, name } = this.cursors[0].parentOf(path);
+    finishDirectory(dirFd, name, node);
+  }
+
+  override kindOf(node: LayerNode): LayerNode['kind'] {
+    return node.kind;
+  }
+
+  override attributes(path: ByteString, stat: BigIntStats): DiskAttributes {
+    const xattrs = new Map<ByteString, Buffer>();
+    for (const [name, value] of readXattrs(fromBuffer(this.at(path)))) {
+      if (!isOverlayPrivate(name)) xattrs.set(name, value);
+    }
+    return {
+      mode: Number(stat.mode) & 0o7777,
+      uid: Number(stat.uid),
+      gid: Number(stat.gid),
+      mtime: timeOf(stat),
+      xattrs: xattrs.size === 0 ? null : xattrs,
+    };
+  }
+
+  protected override modeOf(node: LayerNode): number {
+    return node.mode;
+  }
+
+  protected override at(path: ByteString, slot: 0 | 1 = 0): Buffer {
+    if (path === '') return toBuffer(fdPathOf(this.rootFd, DOT));
+    const { dirFd, name } = this.cursors[slot].parentOf(path);
+    return toBuffer(fdPathOf(dirFd, name));
+  }
+}
+
+const DOT = '.' as ByteString;
