@@ -45,7 +45,10 @@ export class MemoryEngine implements EngineApi {
   readonly leases_ = new Map<string, Lease>();
   /** How many loads ended without success. */
   loadsFailed = 0;
-  /** Chunks that a load waits after each, to be slower than its client. */
+  /** How many loads named a path. */
+  pathsLoaded = 0;
+  lastLoad: LoadOptions = {};
+  /** What a load waits after each chunk, to be slower than its client. */
   loadDelayMs = 0;
   /** What `diff` answers. */
   diffSource: () => AsyncIterable<Buffer> = async function* () {
@@ -91,6 +94,8 @@ export class MemoryEngine implements EngineApi {
   ): Promise<LoadResult> {
     const chunks: Buffer[] = [];
     let done = 0;
+    this.lastLoad = options;
+    if ('path' in input) this.pathsLoaded++;
     try {
       const stream = 'path' in input ? [await readFile(input.path)] : input.stream;
       for await (const chunk of stream) {

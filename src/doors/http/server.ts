@@ -38,6 +38,7 @@ const MAX_JSON_BYTES = 1024 * 1024;
 export class HttpDoor {
   private readonly options: HttpDoorOptions;
   private readonly operations = new Operations();
+  private readonly once = new OnceOnly();
   private readonly metrics: DoorMetrics;
   private readonly peers = new WeakMap<Socket, Peer>();
   private readonly failures = new WeakMap<FastifyRequest, LayerdError>();
@@ -58,9 +59,8 @@ export class HttpDoor {
     this.context = {
       engine: options.engine,
       operations: this.operations,
-      once: new OnceOnly(),
+      once: (request, work) => this.once.run(request, this.peers.get(request.raw.socket)?.uid ?? null, work),
       stallMs: options.stallMs,
-      peerOf: (request) => this.peers.get(request.raw.socket) ?? null,
       takeDescriptor: ({ raw: { socket } }, fd) => takeDescriptor(socket, this.peers.get(socket) ?? null, fd),
       failed: (request, error) => this.failures.set(request, requestError(error)),
       doorMetrics: () => this.metrics.text(),

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import type { Change, CommitOptions, CreateContainerOptions } from '../../../core/words.js';
 import { answerBytes, answerLines, answerWithProgress, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
@@ -19,12 +19,9 @@ const params = object<Named>({ name: about(name, "A container's id, a unique pre
 const forced = options<Forced>({ force: yes });
 
 export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
-  const once = <T>(request: FastifyRequest, work: () => Promise<T>): Promise<T> =>
-    door.once.run(request, door.peerOf(request)?.uid ?? null, work);
-
   app.post<{ Body: CreateBody }>('/v1/containers', { schema: createSchema }, async (request, reply) => {
     const { image, ...rest } = request.body;
-    const container = await once(request, () => door.engine.createContainer(image, rest));
+    const container = await door.once(request, () => door.engine.createContainer(image, rest));
     return reply.code(201).send(container);
   });
   app.get(
@@ -47,12 +44,12 @@ export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: object<{ id: string }>({ id: text }),
       }),
     },
-    async (request) => door.engine.removeContainer(request.params.name, request.query),
+    (request) => door.once(request, () => door.engine.removeContainer(request.params.name, request.query)),
   );
   app.post<{ Params: Named }>(
     '/v1/containers/:name/mount',
     { schema: route('Mount the merged root; n mounts need n unmounts', { tag, params, answer: ref('MountResult') }) },
-    async (request) => once(request, () => door.engine.mount(request.params.name)),
+    async (request) => door.once(request, () => door.engine.mount(request.params.name)),
   );
   app.get<{ Params: Named }>(
     '/v1/containers/:name/mounts',
@@ -75,7 +72,7 @@ export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: object<{ mounts: number }>({ mounts: natural }),
       }),
     },
-    async (request) => once(request, () => door.engine.unmount(request.params.name, request.query)),
+    async (request) => door.once(request, () => door.engine.unmount(request.params.name, request.query)),
   );
   contentRoutes(app, door);
 }

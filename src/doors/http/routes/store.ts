@@ -94,8 +94,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
       }),
     },
     async (request, reply) => {
-      const uid = door.peerOf(request)?.uid ?? null;
-      const lease: Lease = await door.once.run(request, uid, () => door.engine.createLease(request.body ?? {}));
+      const lease: Lease = await door.once(request, () => door.engine.createLease(request.body ?? {}));
       return reply.code(201).send(lease);
     },
   );
@@ -112,7 +111,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: ref('Lease'),
       }),
     },
-    async (request) => door.engine.updateLease(request.params.id, request.body),
+    (request) => door.once(request, () => door.engine.updateLease(request.params.id, request.body)),
   );
   app.delete<{ Params: { id: string } }>(
     '/v1/leases/:id',
@@ -124,7 +123,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
       }),
     },
     async (request, reply) => {
-      await door.engine.removeLease(request.params.id);
+      await door.once(request, () => door.engine.removeLease(request.params.id));
       return reply.code(204).send();
     },
   );

@@ -1,0 +1,310 @@
+import { open, type FileHandle } from 'node:fs/promises';
+import type { LoadOptions, OnProgress, SaveOptions } from '../core/api.js';
+import type { Digest } from '../core/digest.js';
+import { LayerdError } from '../core/errors.js';
+import type {
+  Change,
+  CheckOptions,
+  CheckReport,
+  CommitOptions,
+  CommitResult,
+  ContainerDetail,
+  ContainerSummary,
+  CreateContainerOptions,
+  DiskReport,
+  EngineEvent,
+  GcOptions,
+  GcReport,
+  HistoryRow,
+  ImageDetail,
+  ImageSummary,
+  Info,
+  LayerSummary,
+  LayerTreeNode,
+  Lease,
+  LoadResult,
+  MountInstruction,
+  MountResult,
+  RemovedImage,
+  Usage,
+  WhyReport,
+} from '../core/words.js';
+import { layoutAsTar } from './layout.js';
+import { route, Transport } from './transport.js';
+
+export const DEFAULT_SOCKET = '/run/layerd/layerd.sock';
+
+export interface ClientOptions {
+  /** The daemon's socket; default: LAYERD_SOCKET, else {@link DEFAULT_SOCKET}. */
+  socket?: string;
+}
+
+/** For operations that take their time. */
+export interface Watch {
+  onProgress?: OnProgress;
+  signal?: AbortSignal;
+}
+
+/**
+ * The client of the native API. One object serves any number of calls at a time; its connections are kept and used
+ * again. Every method throws {@link LayerdError}: the daemon's own, or DAEMON_UNREACHABLE, NOT_PERMITTED (the socket is
+ * not for you), STREAM_BROKEN (the daemon went away in the middle), CANCELLED (your signal).
+ *
+ * ```ts
+ * import { LayerdClient } from 'layerd/client';
+ *
+ * const layerd = new LayerdClient();
+ * const { images } = await layerd.load('busybox.tar');
+ * const { id } = await layerd.createContainer(images[0].imageId, { name: 'box' });
+ * const { path } = await layerd.mount(id);
+ * // … run something in `path` …
+ * await layerd.unmount(id);
+ * await layerd.commit(id, { ref: 'busybox:changed' });
+ * await layerd.removeContainer(id);
+ * layerd.close();
+ * ```
+ */
+export class LayerdClient {
+  private readonly transport: Transport;
+
+  constructor(options: ClientOptions = {}) {
+    this.transport = new Transport(options.socket ?? process.env['LAYERD_SOCKET'] ?? DEFAULT_SOCKET);
+  }
+
+  /** Where it connects. */
+  get socket(): string {
+    return this.transport.socketPath;
+  }
+
+  /** Closes the connections that are kept; calls that run are not touched. */
+  close(): void {
+    this.transport.close();
+  }
+
+  info(): Promise<Info> {
+    return this.transport.json('GET', '/v1/info');
+  }
+
+  /** Whether the daemon works, and what is wrong if not. */
+  health(): Promise<{ ok: boolean; problems: string[] }> {
+    return this.transport.json('GET', '/v1/health', { accept: 503 });
+  }
+
+  /** Prometheus text format. */
+  async metrics(): Promise<string> {
+    const { stream } = await this.transport.bytes('/metrics');
+    const chunks: Buffer[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    return Buffer.concat(chunks).toString('utf8');
+  }
+
+  /**
+   * Loads images. A path (docker-archive, OCI archive, or a directory with an OCI layout) is opened here and read by the
+   * daemon through our descriptor: nothing is sent, and layers that it has are not even read. Where that is not
+   * possible, and for a stream, the bytes are sent.
+   */
+  async load(source: string | AsyncIterable<Uint8Array>, options: LoadOptions & Watch = {}): Promise<LoadResult> {
+    if (typeof source !== 'string') return this.loadStream(source, options);
+    const handle = await openArchive(source);
+    const stat = await handle.stat();
+    const stream = (): AsyncIterable<Uint8Array> =>
+      stat.isDirectory() ? layoutAsTar(source) : handle.createReadStream({ autoClose: false });
+    try {
+      if (!stat.isDirectory() && !stat.isFile()) return await this.loadStream(stream(), options);
+      return await this.loadDescriptor(handle, options);
+    } catch (error) {
+      if (!(error instanceof LayerdError) || error.code !== 'NOT_PERMITTED') throw error;
+      return await this.loadStream(stream(), options);
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** Images as one archive. `notice` says, where there is something to say, what differs from the original. */
+  async save(
+    options: SaveOptions & { signal?: AbortSignal },
+  ): Promise<{ stream: AsyncGenerator<Buffer>; notice: string }> {
+    const { stream, headers } = await this.transport.bytes('/v1/images/save', {
+      query: { ref: options.refs, format: options.format },
+      signal: options.signal,
+    });
+    const notice = headers['x-layerd-notice'];
+    return { stream, notice: typeof notice === 'string' ? decodeURI(notice) : '' };
+  }
+
+  images(): Promise<ImageSummary[]> {
+    return this.transport.json('GET', '/v1/images');
+  }
+
+  image(name: string): Promise<ImageDetail> {
+    return this.transport.json('GET', route('v1', 'images', name));
+  }
+
+  /** Newest instruction first. */
+  history(name: string): Promise<HistoryRow[]> {
+    return this.transport.json('GET', route('v1', 'images', name, 'history'));
+  }
+
+  tag(source: string, target: string): Promise<ImageSummary> {
+    return this.transport.json('POST', route('v1', 'images', source, 'tag'), { json: { target } });
+  }
+
+  /** Removes a ref, and the image with its last one. IMAGE_IN_USE names the containers that need it. */
+  removeImage(name: string, options: { force?: boolean } = {}): Promise<RemovedImage> {
+    return this.transport.json('DELETE', route('v1', 'images', name), { query: options });
+  }
+
+  layers(): Promise<LayerSummary[]> {
+    return this.transport.json('GET', '/v1/layers');
+  }
+
+  layer(digestOrPrefix: string): Promise<LayerSummary> {
+    return this.transport.json('GET', route('v1', 'layers', digestOrPrefix));
+  }
+
+  layerTree(): Promise<LayerTreeNode[]> {
+    return this.transport.json('GET', '/v1/layer-tree');
+  }
+
+  /** The uncompressed tar of a layer, bit for bit. */
+  async layerTar(
+    digestOrPrefix: string,
+    signal?: AbortSignal,
+  ): Promise<{ stream: AsyncGenerator<Buffer>; size: number; diffId: Digest }> {
+    const { stream, headers } = await this.transport.bytes(route('v1', 'layers', digestOrPrefix, 'tar'), { signal });
+    const diffId = String(headers['x-layerd-diff-id']) as Digest;
+    return { stream, size: Number(headers['content-length']), diffId };
+  }
+
+  createContainer(image: string, options: CreateContainerOptions = {}): Promise<ContainerSummary> {
+    return this.transport.json('POST', '/v1/containers', { json: { image, ...options } });
+  }
+
+  containers(): Promise<ContainerSummary[]> {
+    return this.transport.json('GET', '/v1/containers');
+  }
+
+  container(name: string): Promise<ContainerDetail> {
+    return this.transport.json('GET', route('v1', 'containers', name));
+  }
+
+  /** Mounts the merged root. n mounts need n unmounts. */
+  mount(name: string): Promise<MountResult> {
+    return this.transport.json('POST', route('v1', 'containers', name, 'mount'));
+  }
+
+  /** For a runtime that mounts by itself. */
+  mountInstructions(name: string): Promise<MountInstruction[]> {
+    return this.transport.json('GET', route('v1', 'containers', name, 'mounts'));
+  }
+
+  unmount(name: string, options: { force?: boolean } = {}): Promise<{ mounts: number }> {
+    return this.transport.json('POST', route('v1', 'containers', name, 'unmount'), { query: options });
+  }
+
+  removeContainer(name: string, options: { force?: boolean } = {}): Promise<{ id: string }> {
+    return this.transport.json('DELETE', route('v1', 'containers', name), { query: options });
+  }
+
+  /** What the container changed, in byte order of the paths. */
+  changes(name: string, signal?: AbortSignal): AsyncGenerator<Change> {
+    return this.transport.lines(route('v1', 'containers', name, 'changes'), { signal });
+  }
+
+  /** The same as a layer tar with whiteouts. */
+  async diff(name: string, signal?: AbortSignal): Promise<AsyncGenerator<Buffer>> {
+    return (await this.transport.bytes(route('v1', 'containers', name, 'diff'), { signal })).stream;
+  }
+
+  /** The whole root as a tar. */
+  async exportContainer(name: string, signal?: AbortSignal): Promise<AsyncGenerator<Buffer>> {
+    return (await this.transport.bytes(route('v1', 'containers', name, 'export'), { signal })).stream;
+  }
+
+  commit(name: string, options: CommitOptions & Watch = {}): Promise<CommitResult> {
+    const { onProgress, signal, ...json } = options;
+    return this.transport.operation(route('v1', 'containers', name, 'commit'), { json, signal }, onProgress);
+  }
+
+  /** What the container's upper occupies. */
+  usage(name: string): Promise<Usage> {
+    return this.transport.json('GET', route('v1', 'containers', name, 'usage'));
+  }
+
+  gc(options: GcOptions = {}): Promise<GcReport> {
+    return this.transport.json('POST', '/v1/gc', { json: options });
+  }
+
+  check(options: CheckOptions & Watch = {}): Promise<CheckReport> {
+    const { onProgress, signal, ...json } = options;
+    return this.transport.operation('/v1/check', { json, signal }, onProgress);
+  }
+
+  diskUsage(): Promise<DiskReport> {
+    return this.transport.json('GET', '/v1/df');
+  }
+
+  /** What keeps an image, a layer or chain digest, a container or a path below the root on disk. */
+  why(subject: string): Promise<WhyReport> {
+    return this.transport.json('GET', '/v1/why', { query: { subject } });
+  }
+
+  createLease(
+    options: { id?: string; ttlMs?: number; labels?: Record<string, string>; holds?: string[] } = {},
+  ): Promise<Lease> {
+    return this.transport.json('POST', '/v1/leases', { json: options });
+  }
+
+  leases(): Promise<Lease[]> {
+    return this.transport.json('GET', '/v1/leases');
+  }
+
+  updateLease(id: string, change: { ttlMs?: number; add?: string[] }): Promise<Lease> {
+    return this.transport.json('PATCH', route('v1', 'leases', id), { json: change });
+  }
+
+  async removeLease(id: string): Promise<void> {
+    await this.transport.json('DELETE', route('v1', 'leases', id));
+  }
+
+  /** Events with a sequence number above `since` (default: all that are kept); with `follow`, on until the signal. */
+  events(options: { since?: number; follow?: boolean; signal?: AbortSignal } = {}): AsyncGenerator<EngineEvent> {
+    const { signal, ...query } = options;
+    return this.transport.lines('/v1/events', { query, signal });
+  }
+
+  private loadDescriptor(handle: FileHandle, options: LoadOptions & Watch): Promise<LoadResult> {
+    const headers = { 'x-layerd-fd': String(handle.fd) };
+    return this.transport.operation(
+      '/v1/images/load',
+      { headers, query: loadQuery(options), signal: options.signal },
+      options.onProgress,
+    );
+  }
+
+  private loadStream(body: AsyncIterable<Uint8Array>, options: LoadOptions & Watch): Promise<LoadResult> {
+    return this.transport.operation(
+      '/v1/images/load',
+      { body, query: loadQuery(options), signal: options.signal },
+      options.onProgress,
+    );
+  }
+}
+
+function loadQuery({ platform, allPlatforms, ref }: LoadOptions): Record<string, string | boolean | undefined> {
+  const { os, architecture, variant } = platform ?? {};
+  const words = [os, architecture, variant].filter((word) => word !== undefined);
+  return { allPlatforms, ref, platform: platform === undefined ? undefined : words.join('/') };
+}
+
+async function openArchive(source: string): Promise<FileHandle> {
+  try {
+    return await open(source, 'r');
+  } catch (error) {
+    throw new LayerdError('INVALID_ARGUMENT', `cannot open the archive ${source}: ${(error as Error).message}`, {
+      details: { path: source },
+      hint: 'Name a docker-archive, an OCI archive, or a directory with an OCI layout.',
+      cause: error,
+    });
+  }
+}
