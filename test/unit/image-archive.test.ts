@@ -1,4 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { open, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -11,7 +13,7 @@ import { LIMITS } from '../../src/core/limits.js';
 import { formatPlatform, parsePlatform } from '../../src/core/platform.js';
 import { padding } from '../../src/tar/entry.js';
 import { readArchive } from '../../src/image/archive-reader.js';
-import type { ParsedImage } from '../../src/image/host.js';
+import type { IngestedLayer, ParsedImage } from '../../src/image/host.js';
 import { chunksOf, MemoryHost } from './image-host.js';
 import {
   blobMember,
@@ -24,6 +26,7 @@ import {
   named,
   tarOf,
   testImage,
+  type TestLayer,
   testLayer,
   writeMembers,
 } from './image-synthetic.js';
@@ -304,6 +307,108 @@ describe('what is read', () => {
     expect(await readEveryWay(dockerMembers([{ image, tags: [] }]))).toMatchObject([{ id: image.id }]);
   });
 });
+
+describe('where an archive comes from', () => {
+  const members = layoutMembers([APP], [descriptor(APP.manifest, named('v1'))]);
+
+  it("a client's descriptor of a file: its own name tells more than the number", async () => {
+    const path = (fileOf(tarOf(members), 'opened.tar') as { path: string }).path;
+    const handle = await open(path);
+    try {
+      const images = await read({ path: `/proc/self/fd/${handle.fd}` });
+      expect(images[0]?.refs).toEqual(['docker.io/library/opened:v1']);
+    } finally {
+      await handle.close();
+    }
+  });
+
+  it('a pipe, read as a stream', async () => {
+    const path = join(scratch, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const writing = writeFile(path, tarOf(members));
+    expect(told(await read({ path }))).toMatchObject([{ id: APP.id, refs: [] }]);
+    await writing;
+  });
+
+  it('a directory with links inside it, as an unpacked docker-archive has', async () => {
+    const image = testImage([BASE, BASE], MACHINE);
+    const docker = dockerMembers([{ image, tags: ['app:1'] }]);
+    const tar = fileOf(tarOf(docker)) as { path: string };
+    const directory = join(scratch, 'unpacked');
+    mkdirSync(directory);
+    execFileSync('tar', ['-C', directory, '-xf', tar.path]);
+    expect(told(await read({ path: directory }))).toEqual(told(await read(tar)));
+  });
+});
+
+describe('hosts', () => {
+  const many = testImage(
+    Array.from({ length: 20 }, (_, i) => testLayer(`layer ${i} `.repeat(2000), i % 2 === 0)),
+    MACHINE,
+  );
+  const members = layoutMembers([many], [descriptor(many.manifest)]);
+
+  it('that take in one layer at a time', async () => {
+    for (const [way, input] of Object.entries(inputsOf(members))) {
+      const host = new OneAtATime();
+      const [image] = await read(input, {}, host);
+      expect(
+        image?.layers.map((layer) => layer.diffId),
+        way,
+      ).toEqual(many.layers.map((layer) => layer.diffId));
+      expect(host.mostRunning, way).toBe(1);
+    }
+  });
+
+  it('that know a layer before its stream has ended, and leave it', async () => {
+    const [image] = await read(streamOf(tarOf(members), 700), {}, new LeavesEarly(many.layers));
+    expect(image?.layers.map((layer) => layer.diffId)).toEqual(many.layers.map((layer) => layer.diffId));
+  });
+
+  it('are told of layers that their makers do not give away', async () => {
+    const mediaType = 'application/vnd.oci.image.layer.nondistributable.v1.tar';
+    const foreign = testImage([{ ...BASE, mediaType }], MACHINE);
+    const without = layoutMembers([foreign], [descriptor(foreign.manifest)]).filter(
+      ({ path }) => !path.endsWith(digestHex(BASE.digest)),
+    );
+    const error = await failure(fileOf(tarOf(without)));
+    expect(error.code).toBe('ARCHIVE_INCOMPLETE');
+    expect(error.hint).toContain('Its maker');
+  });
+});
+
+/** Lets layers in one after the other, as a host with a single worker does. */
+class OneAtATime extends MemoryHost {
+  mostRunning = 0;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  override ingest(...args: Parameters<MemoryHost['ingest']>): ReturnType<MemoryHost['ingest']> {
+    const result = this.#turn.then(() => {
+      const ingesting = super.ingest(...args);
+      this.mostRunning = Math.max(this.mostRunning, this.running);
+      return ingesting;
+    });
+    this.#turn = result.catch(() => undefined);
+    return result;
+  }
+}
+
+/** Answers after the first chunk, as when another load has just stored the same layer. */
+class LeavesEarly extends MemoryHost {
+  readonly #known: TestLayer[];
+
+  constructor(known: TestLayer[]) {
+    super();
+    this.#known = known;
+  }
+
+  override async ingest(...[source, { blobDigest }]: Parameters<MemoryHost['ingest']>): Promise<IngestedLayer> {
+    const layer = this.#known.find((each) => each.digest === blobDigest);
+    if (layer === undefined || !('stream' in source)) throw new Error('an unknown layer');
+    for await (const chunk of source.stream) if (chunk.length > 0) break;
+    return { diffId: layer.diffId, blobDigest: layer.digest, size: layer.tar.length, present: true };
+  }
+}
 
 describe('names', () => {
   const members = layoutMembers([APP], [descriptor(APP.manifest, named('v1'))]);
