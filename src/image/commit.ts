@@ -10,7 +10,9 @@ import { snapshotOf, type StoreContext } from '../store/context.js';
 import type { Layers } from '../store/layers.js';
 import type { Leases } from '../store/leases.js';
 import { commitConfig } from './config.js';
+import { applyChanges } from './dockerfile.js';
 import type { Images } from './images.js';
+import type { RunConfig } from './types.js';
 
 export class Committer {
   private readonly context: StoreContext;
@@ -39,6 +41,10 @@ export class Committer {
     return this.containers.locked(name, (row) =>
       this.leases.during('commit', async (leaseId) => {
         const { reader, pool, driver, writer } = this.context;
+        const parent = this.images.find(row.config_digest);
+        const parentConfig = this.images.config(parent);
+        // A typo in an instruction is told before the upper is read.
+        applyChanges(parentConfig.config, options.changes ?? []);
         const arrival = await this.layers.adopt(leaseId, driver, (dir) =>
           pool.run(
             'bulk',
@@ -52,11 +58,10 @@ export class Committer {
           ),
         );
         const changed = arrival.layer.size > EMPTY_LAYER_SIZE;
-        const parent = this.images.find(row.config_digest);
-        const config = commitConfig(this.images.config(parent), {
+        const config = commitConfig(parentConfig, {
           diffId: changed ? arrival.layer.diff_id : null,
           created: Date.now(),
-          createdBy: '',
+          createdBy: createdByOf(parentConfig.config),
           platform: machinePlatform(),
           ...(options.author === undefined ? {} : { author: options.author }),
           ...(options.message === undefined ? {} : { message: options.message }),
@@ -87,4 +92,9 @@ export class Committer {
       }),
     );
   }
+}
+
+/** What the history says made the layer: the command that containers of the image run, as docker commit has it. */
+function createdByOf({ Entrypoint: entrypoint = [], Cmd: command = [] }: RunConfig): string {
+  return [...entrypoint, ...command].join(' ');
 }

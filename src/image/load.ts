@@ -3,7 +3,6 @@ import type { ArchiveInput, LoadOptions, OnProgress } from '../core/api.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import { formatPlatform } from '../core/platform.js';
-import { normalizeReference } from '../core/reference.js';
 import type { LoadedImage, LoadResult } from '../core/words.js';
 import type { StoreContext } from '../store/context.js';
 import type { Layers } from '../store/layers.js';
@@ -30,17 +29,16 @@ export class Loader {
     return this.leases.during('load', async (leaseId) => {
       const host = new LoadHost(this.layers, leaseId, progress, this.context.log);
       const parsed = await readArchive(input, host, options, signal);
-      const refs = options.ref === undefined ? null : this.onlyRef(parsed, options.ref);
       const images: LoadedImage[] = [];
       for (const image of parsed) {
         progress({ phase: 'image', subject: image.config.digest, done: images.length, total: parsed.length });
-        images.push(await this.addImage(image, refs ?? image.refs, leaseId, host));
+        images.push(await this.addImage(image, leaseId, host));
       }
       return { images, ...host.tally() };
     });
   }
 
-  private async addImage(image: ParsedImage, refs: string[], leaseId: string, host: LoadHost): Promise<LoadedImage> {
+  private async addImage(image: ParsedImage, leaseId: string, host: LoadHost): Promise<LoadedImage> {
     const rows = image.layers.map((layer) => {
       const row = this.context.reader.layer(layer.diffId);
       if (row === undefined) throw new LayerdError('INTERNAL', `layer ${layer.diffId} vanished under its lease`);
@@ -48,25 +46,13 @@ export class Loader {
     });
     const blobs = image.layers.map((layer) => layer.blobDigest ?? layer.diffId);
     const manifest = image.manifest === null ? null : { ...image.manifest, blobs };
-    await this.images.add({ config: image.config, manifest, refs, layers: rows }, leaseId);
+    await this.images.add({ config: image.config, manifest, refs: image.refs, layers: rows }, leaseId);
     return {
       imageId: image.config.digest,
-      refs,
+      refs: image.refs,
       platform: formatPlatform(image.platform),
       layers: rows.map((row) => ({ diffId: row.diff_id, size: row.size, present: !host.stored.has(row.diff_id) })),
     };
-  }
-
-  private onlyRef(parsed: readonly ParsedImage[], ref: string): string[] {
-    if (parsed.length === 1) return [normalizeReference(ref)];
-    throw new LayerdError(
-      'INVALID_ARGUMENT',
-      `the archive holds ${parsed.length} images, so none can be named ${ref}`,
-      {
-        details: { ref, images: parsed.map((image) => image.config.digest) },
-        hint: 'Load it without a name and tag the images, or choose one platform.',
-      },
-    );
   }
 }
 

@@ -126,9 +126,14 @@ class StoreHost implements SaveHost {
     const { reader, places } = this.context;
     const blob = reader.blob(digest);
     if (blob?.kept === 1) {
-      return { size: blob.size, open: () => fileSource(places.blob(digestHex(digest)), 0, blob.size) };
+      return { size: blob.size, open: () => copied(fileSource(places.blob(digestHex(digest)), 0, blob.size)) };
     }
     // A layer that came uncompressed is its own blob.
     return reader.layer(digest) === undefined ? null : this.layerTar(digest);
   }
+}
+
+/** fileSource() uses its buffers again; what goes to a socket must stay. */
+async function* copied(source: ByteSource): AsyncGenerator<Buffer> {
+  for await (const chunk of source) yield Buffer.from(chunk);
 }

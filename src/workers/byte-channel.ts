@@ -60,7 +60,9 @@ class ChannelWriter {
     this.wake = null;
     if (this.stopped) throw new LayerdError('CANCELLED', 'the reader of the stream went away');
     this.ahead += chunk.length;
-    this.post({ chunk });
+    // A copy of just these bytes, handed over: the chunk is often a slice of a larger buffer, or one that is used again.
+    const own = Uint8Array.from(chunk);
+    this.port.postMessage({ chunk: own } satisfies FromWriter, [own.buffer]);
   }
 
   end(): void {
