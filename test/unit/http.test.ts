@@ -178,6 +178,7 @@ describe('requests and answers', () => {
         peer_pid: process.pid,
       }),
     ]);
+    expect(log[0]?.['duration_ms']).toBeGreaterThan(0);
   });
 
   it('counts them in the metrics', async () => {

@@ -165,7 +165,8 @@ export class HttpDoor {
   private addHooks(app: FastifyInstance): void {
     app.addHook('onRequest', async (request, reply) => {
       reply.header('x-request-id', request.id);
-      reply.raw.once('close', () => this.finished(request, reply));
+      const began = performance.now();
+      reply.raw.once('close', () => this.finished(request, reply, performance.now() - began));
       if (!this.stopping) return;
       reply.header('connection', 'close');
       throw shuttingDown();
@@ -181,13 +182,13 @@ export class HttpDoor {
   }
 
   /** One line and one measurement for every finished request. */
-  private finished(request: FastifyRequest, reply: FastifyReply): void {
+  private finished(request: FastifyRequest, reply: FastifyReply, durationMs: number): void {
     const { raw } = request;
     if (!raw.complete && !raw.socket.destroyed) lingerThenClose(raw, raw.socket);
     const error = this.failures.get(request) ?? (reply.raw.writableFinished ? undefined : clientGone());
     const route = request.routeOptions.url ?? 'unknown';
     const status = error === undefined ? reply.raw.statusCode : statusOf(error);
-    this.metrics.observe(request.method, route, status, reply.elapsedTime);
+    this.metrics.observe(request.method, route, status, durationMs);
     const peer = this.peers.get(raw.socket);
     const fields = {
       door: 'http',
@@ -196,7 +197,7 @@ export class HttpDoor {
       route,
       params: request.params,
       status,
-      duration_ms: Math.round(reply.elapsedTime * 1000) / 1000,
+      duration_ms: Math.round(durationMs * 1000) / 1000,
       peer_pid: peer?.pid,
       peer_uid: peer?.uid,
     };

@@ -1,0 +1,152 @@
+/** The daemon: opens the engine, then its doors; tells the service manager; reloads; drains and closes. */
+import type { Server } from 'node:http';
+import { engineConfigOf } from '../config/engine.js';
+import type { Configuration } from '../config/load.js';
+import { SETTING_LIST, type SettingKey, type Settings } from '../config/settings.js';
+import { VERSION } from '../core/version.js';
+import { HttpDoor } from '../doors/http/server.js';
+import { peerOf } from '../doors/peer.js';
+import { Engine } from '../engine.js';
+import { linuxAvailable } from '../linux/libc.js';
+import { takeListenDescriptors, type ListenDescriptor } from '../linux/sockets.js';
+import { groupNumber } from './group.js';
+import type { DaemonLog } from './log.js';
+import { listenForMetrics } from './metrics-listener.js';
+import { ServiceManager } from './notify.js';
+
+export class Daemon {
+  private settings: Settings;
+  private readonly log: DaemonLog['log'];
+  private readonly manager: ServiceManager;
+  private readonly engine: Engine;
+  private readonly http: HttpDoor | null;
+  private readonly metrics: Server | null;
+  private stopped: Promise<void> | null = null;
+
+  private constructor(parts: {
+    settings: Settings;
+    log: DaemonLog['log'];
+    manager: ServiceManager;
+    engine: Engine;
+    http: HttpDoor | null;
+    metrics: Server | null;
+  }) {
+    this.settings = parts.settings;
+    this.log = parts.log;
+    this.manager = parts.manager;
+    this.engine = parts.engine;
+    this.http = parts.http;
+    this.metrics = parts.metrics;
+  }
+
+  /** Serves when the promise is done. What had been opened before a failure is closed again. */
+  static async start(configuration: Configuration, log: DaemonLog['log']): Promise<Daemon> {
+    const began = performance.now();
+    const { settings } = configuration;
+    const manager = new ServiceManager(log);
+    const handedOver = linuxAvailable().available ? takeListenDescriptors() : [];
+    const gid = await groupNumber(settings.socket_group);
+    manager.status('Opening the store');
+    const engine = await Engine.open(engineConfigOf(settings), log);
+    let http: HttpDoor | null = null;
+    try {
+      http = await openHttp(settings, gid, engine, log, handedOver);
+      const metrics = await listenForMetrics(settings.metrics_address, () => metricsText(engine, http));
+      const daemon = new Daemon({ settings, log, manager, engine, http, metrics });
+      await daemon.announce(performance.now() - began);
+      return daemon;
+    } catch (error) {
+      await http?.close(0);
+      await engine.close();
+      throw error;
+    }
+  }
+
+  /** Takes over what can change while it runs, and says what needs a restart. */
+  async reload(configuration: Configuration): Promise<void> {
+    this.manager.reloading();
+    const { settings } = configuration;
+    const changed = SETTING_LIST.filter(([key]) => settings[key] !== this.settings[key]);
+    const restart = changed.filter(([, { reloads }]) => !reloads).map(([key]) => key);
+    const taken: Partial<Record<SettingKey, unknown>> = {};
+    for (const [key, { reloads }] of changed) if (reloads) taken[key] = settings[key];
+    const gid = await groupNumber(settings.socket_group);
+    await this.http?.setGroup(gid);
+    this.log.level = settings.log_level;
+    const { gc, events } = engineConfigOf(settings);
+    this.engine.reconfigure({ gc, events });
+    this.settings = { ...this.settings, ...taken } as Settings;
+    this.log.info({ changed: taken, needs_restart: restart }, 'settings reloaded');
+    this.manager.ready(this.statusText());
+  }
+
+  /** Accepts no more, finishes what runs within the limit, closes. Asked again, it waits no longer. */
+  stop(): Promise<void> {
+    if (this.stopped !== null) {
+      void this.http?.close(0);
+      return this.stopped;
+    }
+    this.stopped = this.shutDown();
+    return this.stopped;
+  }
+
+  private async shutDown(): Promise<void> {
+    const began = performance.now();
+    this.manager.stopping();
+    this.metrics?.close();
+    await this.http?.close(this.settings.drain_timeout);
+    await this.engine.close();
+    this.log.info({ duration_ms: Math.round(performance.now() - began) }, 'stopped');
+  }
+
+  private async announce(durationMs: number): Promise<void> {
+    const { driver, driverReason, fileSystem, root, run } = await this.engine.info();
+    const socket = this.http === null ? 'off' : this.settings.http_socket;
+    this.log.info(
+      {
+        version: VERSION,
+        pid: process.pid,
+        root,
+        run,
+        socket,
+        driver,
+        driverReason,
+        fileSystem,
+        duration_ms: Math.round(durationMs),
+      },
+      'serving',
+    );
+    this.manager.ready(this.statusText());
+    this.manager.startWatchdog(() => this.engine.health());
+  }
+
+  private statusText(): string {
+    return `Serving ${this.settings.root}`;
+  }
+}
+
+async function openHttp(
+  settings: Settings,
+  gid: number | null,
+  engine: Engine,
+  log: DaemonLog['log'],
+  handedOver: ListenDescriptor[],
+): Promise<HttpDoor | null> {
+  // a socket unit with one socket need not name it
+  const descriptor =
+    handedOver.find(({ name }) => name === 'http') ?? (handedOver.length === 1 ? handedOver[0] : undefined);
+  if (descriptor === undefined && settings.http_socket === 'off') return null;
+  return HttpDoor.open({
+    at: descriptor === undefined ? { path: settings.http_socket } : { fd: descriptor.fd },
+    gid,
+    engine,
+    log,
+    version: VERSION,
+    stallMs: settings['http.stall_timeout'],
+    peerOf,
+  });
+}
+
+function metricsText(engine: Engine, http: HttpDoor | null): Promise<string> {
+  return http === null ? engine.metrics() : http.metricsText();
+}

@@ -1,0 +1,65 @@
+/** Runs the daemon as a process: signals, failures, exit codes. */
+import { isErrno, toLayerdError } from '../core/errors.js';
+import type { Configuration } from '../config/load.js';
+import { Daemon } from './daemon.js';
+import { failureLine } from './failure.js';
+import { openLog, type DaemonLog } from './log.js';
+
+/** `load` reads the configuration; it is called again at SIGHUP. Returns the exit code when the daemon has ended. */
+export async function runDaemon(load: () => Configuration): Promise<number> {
+  const configuration = load();
+  const opened = openLog(configuration.settings.log_level);
+  const { log } = opened;
+  dieOnSurprise(opened);
+  if (configuration.unknownVariables.length > 0) {
+    log.warn({ variables: configuration.unknownVariables }, 'variables look like settings but are none');
+  }
+  try {
+    const daemon = await Daemon.start(configuration, log);
+    await untilStopped(daemon, load, opened);
+    return 0;
+  } catch (thrown) {
+    const error = toLayerdError(thrown);
+    log.fatal({ code: error.code, err: error, details: error.details, hint: error.hint }, 'cannot start');
+    opened.flush();
+    process.stderr.write(failureLine(error));
+    return 1;
+  } finally {
+    opened.flush();
+  }
+}
+
+function untilStopped(daemon: Daemon, load: () => Configuration, { log }: DaemonLog): Promise<void> {
+  const reload = async (): Promise<void> => {
+    try {
+      await daemon.reload(load());
+    } catch (thrown) {
+      const error = toLayerdError(thrown);
+      log.error({ code: error.code, error: error.message, details: error.details }, 'settings not reloaded');
+    }
+  };
+  process.on('SIGHUP', () => void reload());
+  return new Promise((resolve, reject) => {
+    const stop = (signal: NodeJS.Signals): void => {
+      log.info({ signal }, 'stopping');
+      daemon.stop().then(resolve, reject);
+    };
+    process.on('SIGTERM', stop);
+    process.on('SIGINT', stop);
+  });
+}
+
+/**
+ * What nobody foresaw ends the process: its state can no longer be trusted, and a restart is the path that is tested
+ * most. A reader of the log that went away is no reason.
+ */
+function dieOnSurprise(opened: DaemonLog): void {
+  const die = (thrown: unknown): void => {
+    if (isErrno(thrown, 'EPIPE')) return;
+    opened.log.fatal({ err: thrown }, 'unexpected failure');
+    opened.flush();
+    process.exit(70);
+  };
+  process.on('uncaughtException', die);
+  process.on('unhandledRejection', die);
+}

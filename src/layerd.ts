@@ -1,0 +1,74 @@
+#!/usr/bin/env node
+/** The daemon's program: reads flags, then runs the daemon or prints its configuration. */
+import { Command, CommanderError, Option } from 'commander';
+import { DEFAULT_CONFIG_FILE, loadConfiguration, type Configuration } from './config/load.js';
+import { printData, printToml } from './config/print.js';
+import { environmentName, flagName, SETTING_LIST, type SettingKey } from './config/settings.js';
+import { LayerdError } from './core/errors.js';
+import { failureLine } from './daemon/failure.js';
+import { VERSION } from './core/version.js';
+
+const program = new Command('layerd')
+  .description('A copy-on-write storage engine for container layers. Without a command: runs in the foreground.')
+  .version(`layerd ${VERSION}`, '-V, --version')
+  .option(
+    '-c, --config <file>',
+    `configuration file (default: $LAYERD_CONFIG, else ${DEFAULT_CONFIG_FILE} if it exists)`,
+  )
+  .allowExcessArguments(false)
+  .configureHelp({ showGlobalOptions: true })
+  .exitOverride();
+
+const flags = new Map<SettingKey, Option>();
+for (const [key, { kind, doc, fallback }] of SETTING_LIST) {
+  const value = kind.expects === 'true or false' ? '[boolean]' : '<value>';
+  const notes = [environmentName(key), kind.expects];
+  if (typeof fallback !== 'function') notes.push(`default ${kind.toToml(fallback)}`);
+  const option = new Option(`--${flagName(key)} ${value}`, `${doc} (${notes.join('; ')})`);
+  flags.set(key, option);
+  program.addOption(option);
+}
+
+/** Settings as the flags, the environment and the file say now. */
+function load(): Configuration {
+  const options = program.opts<Record<string, string | true | undefined>>();
+  const given = new Map<SettingKey, string>();
+  for (const [key, option] of flags) {
+    const value = options[option.attributeName()];
+    if (value !== undefined) given.set(key, String(value));
+  }
+  const file = typeof options['config'] === 'string' ? options['config'] : null;
+  return loadConfiguration({ file, env: process.env, flags: given });
+}
+
+program.action(async () => {
+  const { runDaemon } = await import('./daemon/run.js');
+  // nothing that was forgotten to be closed may keep a stopped daemon alive
+  process.exit(await runDaemon(load));
+});
+program
+  .command('config')
+  .description('print every effective setting and where it came from')
+  .option('--json', 'as JSON')
+  .action((options: { json?: boolean }) => {
+    const configuration = load();
+    for (const name of configuration.unknownVariables) process.stderr.write(`layerd: ${name} is not a setting\n`);
+    const text = options.json === true ? JSON.stringify(printData(configuration), null, 2) : printToml(configuration);
+    process.stdout.write(`${text}\n`);
+  });
+program
+  .command('version')
+  .description('print the version')
+  .action(() => {
+    process.stdout.write(`layerd ${VERSION} (Node.js ${process.version}, ${process.platform} ${process.arch})\n`);
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+  else if (error instanceof LayerdError) {
+    process.stderr.write(failureLine(error));
+    process.exitCode = 1;
+  } else throw error;
+}
