@@ -19,8 +19,8 @@ export interface PaxAttributes {
   sparse: PaxSparse | null;
 }
 
-export const SCHILY_XATTR = 'SCHILY.xattr.';
-export const LIBARCHIVE_XATTR = 'LIBARCHIVE.xattr.';
+const SCHILY_XATTR = 'SCHILY.xattr.';
+const LIBARCHIVE_XATTR = 'LIBARCHIVE.xattr.';
 
 const STRING_KEYS: ReadonlySet<string> = new Set(['path', 'linkpath', 'uname', 'gname']);
 
@@ -124,12 +124,12 @@ class XattrReader {
   take(key: string, body: Buffer, start: number, end: number): boolean {
     if (key.startsWith(SCHILY_XATTR)) {
       this.#count(key.length + end - start);
-      this.#schily.set(named(key.slice(SCHILY_XATTR.length)), Buffer.from(body.subarray(start, end)));
+      this.#schily.set(checkXattrName(key.slice(SCHILY_XATTR.length)), Buffer.from(body.subarray(start, end)));
       return true;
     }
     if (!key.startsWith(LIBARCHIVE_XATTR)) return false;
     this.#count(key.length + end - start);
-    const name = named(decodePercent(key.slice(LIBARCHIVE_XATTR.length)));
+    const name = checkXattrName(decodePercent(key.slice(LIBARCHIVE_XATTR.length)));
     this.#libarchive.set(name, decodeBase64(body.toString('latin1', start, end)));
     return true;
   }
@@ -145,7 +145,7 @@ class XattrReader {
   }
 }
 
-function named(name: string): ByteString {
+function checkXattrName(name: string): ByteString {
   if (name === '' || name.includes('\0')) throw invalid('an extended attribute has a bad name');
   return name as ByteString;
 }
@@ -166,6 +166,7 @@ function decodeBase64(text: string): Buffer {
 
 /** The record of an extended attribute: SCHILY.xattr, but LIBARCHIVE.xattr where the name has a `=`, which would end the key. */
 export function xattrRecord(name: ByteString, value: Buffer): [key: string, value: Buffer] {
+  checkXattrName(name);
   if (!name.includes('=')) return [SCHILY_XATTR + name, value];
   return [LIBARCHIVE_XATTR + encodePercent(name), Buffer.from(value.toString('base64').replace(/=+$/, ''), 'latin1')];
 }
