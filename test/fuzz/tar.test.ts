@@ -25,7 +25,7 @@ function makeCorpus(): void {
   const tar = (tree: string, ...options: string[]): void => {
     const target = join(directory, 'tar');
     // what is large makes cases slow and says nothing more
-    const args = [...options, '--exclude=./big', '--exclude=./many', '-cf', target, '-C', tree, '.'];
+    const args = [...options, '--exclude=big', '--exclude=hard', '--exclude=many', '-cf', target, '-C', tree, '.'];
     execFileSync('tar', args, { stdio: ['ignore', 'ignore', 'pipe'] });
     corpus.push(readFileSync(target));
   };
@@ -227,9 +227,10 @@ describeWith('damaged archives', [needsRoot(), needsProgram('tar')], () => {
         let tar: Buffer = Buffer.from(whole);
         for (const what of damages) tar = harm(tar, what);
         if (mend) mendChecksums(tar);
-        const started = performance.now();
+        const before = process.cpuUsage();
         const outcome = examine(tar, chunk);
-        expect(performance.now() - started).toBeLessThan(2000);
+        // of the processor, not of the wall: other work on the machine is not ours
+        expect(process.cpuUsage(before).user).toBeLessThan(1_000_000);
         outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
       }),
       { numRuns: CASES },
@@ -279,8 +280,8 @@ describe('hostile archives', () => {
 
   it('of records that repeat a key take time in proportion', () => {
     const body = Buffer.concat(Array.from({ length: 500_000 }, () => records(['path', 'a'])));
-    const started = performance.now();
+    const before = process.cpuUsage();
     new TarScanner(quiet).write(archive(extension('x', body), block()));
-    expect(performance.now() - started).toBeLessThan(5000);
+    expect(process.cpuUsage(before).user).toBeLessThan(3_000_000);
   });
 });
