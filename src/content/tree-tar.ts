@@ -1,0 +1,74 @@
+import { constants } from 'node:fs';
+import { bytesOf, joinBytes, type ByteString } from '../core/bytes.js';
+import { isErrno } from '../core/errors.js';
+import { readDirectory, type DirectoryEntry } from '../linux/directory.js';
+import { AT_FDCWD, close, openat } from '../linux/files.js';
+import { openTree } from '../linux/mount.js';
+import { openIfThere, tarOf, type TarItem, type TreeTarOptions } from './tree-tar-writer.js';
+
+export const OPEN_DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+const HERE = '' as ByteString;
+
+/**
+ * The directory tree below `root` as a tar: names in byte order, hard links kept, all extended attributes but those of
+ * overlay. Sockets are left out, and so is what others have mounted inside the tree: the directories that it covers are
+ * written as they are underneath. May be read while the tree changes; see {@link tarOf}.
+ */
+export async function* tarOfTree(root: string, options: TreeTarOptions = {}): AsyncGenerator<Buffer, void> {
+  const rootFd = openUncovered(bytesOf(root));
+  try {
+    yield* tarOf(walkTree(rootFd), options);
+  } finally {
+    close(rootFd);
+  }
+}
+
+/**
+ * Opens a directory such that mounts inside it do not show: a private clone of the mount it lies on has none. A
+ * directory of a detached mount, or in the hands of a user who may not clone, is opened as it is.
+ */
+export function openUncovered(path: ByteString): number {
+  const fd = openat(AT_FDCWD, path, constants.O_RDONLY | constants.O_DIRECTORY);
+  let cloneFd;
+  try {
+    cloneFd = openTree(fd, HERE, { clone: true });
+  } catch (thrown) {
+    if (isErrno(thrown, 'EINVAL', 'EPERM', 'ENOSYS')) return fd;
+    close(fd);
+    throw thrown;
+  }
+  close(fd);
+  try {
+    return openat(cloneFd, bytesOf('.'), OPEN_DIRECTORY);
+  } finally {
+    close(cloneFd);
+  }
+}
+
+/** The entries of an open directory, names in byte order. */
+export function sortedEntries(fd: number): DirectoryEntry[] {
+  return readDirectory(fd).sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function* walkTree(rootFd: number): Generator<TarItem, void> {
+  yield { kind: 'directory', path: '' as ByteString, fd: rootFd };
+  yield* walkDirectory(rootFd, '' as ByteString);
+}
+
+function* walkDirectory(dirFd: number, directory: ByteString): Generator<TarItem, void> {
+  for (const { name, kind } of sortedEntries(dirFd)) {
+    const path = joinBytes(directory, name);
+    const fd = kind === 'directory' || kind === 'unknown' ? openIfThere(dirFd, name, OPEN_DIRECTORY) : null;
+    if (fd === null) {
+      yield { kind: 'name', path, dirFd, name, view: '' };
+      continue;
+    }
+    try {
+      yield { kind: 'directory', path, fd };
+      yield* walkDirectory(fd, path);
+    } finally {
+      close(fd);
+    }
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * Reads overlay's upper directory for what it says about the lowers: Documentation/filesystems/overlayfs.rst of the
+ * kernel. Only the upper is walked, so that the time goes with what changed. Of the lowers a name is looked up where the
+ * upper has one; a directory that was renamed (`redirect`) is read from the merged view, since the upper has only what
+ * changed inside it.
+ */
+import { bytesOf, joinBytes, type ByteString } from '../core/bytes.js';
+import { AT_FDCWD, close, fdPathOf, openat } from '../linux/files.js';
+import { overlayMount } from '../linux/overlay.js';
+import { tryStatAt, type FileStat } from '../linux/stat.js';
+import { getXattr } from '../linux/xattr.js';
+import { openIfThere } from './tree-tar-writer.js';
+import { OPEN_DIRECTORY, openUncovered, sortedEntries } from './tree-tar.js';
+
+/** Where the parts of one overlay lie. */
+export interface UpperPlaces {
+  /** The upper directory; nothing else may write to it than the overlay itself. */
+  upper: string;
+  /** The directories below it, top first; may be none. */
+  lowers: readonly string[];
+  /** A directory that is empty and stays so. */
+  empty: string;
+  /** The root's attributes as the snapshot was made. */
+  root: { mode: number; uid: number; gid: number; mtime: { sec: number; nsec: number } };
+  /** Opens the merged root; called only where a directory has been renamed. `path` is valid until `close()`. */
+  merged: () => { path: string; close(): void };
+}
+
+/**
+ * What the upper says about one path, in the order in which a tar needs it: a directory before what is in it, names of
+ * one directory in byte order (but 'hidden' ones last). `existed`: the lowers have something at the path, too.
+ *  - 'directory', 'name': it is there. 'name' is of any kind but a directory, in the open directory `dirFd`; `view`
+ *    tells inodes apart.
+ *  - 'whiteout': what the lowers have at the path is gone.
+ *  - 'opaque': nothing shows of the directory that the lowers have at the path of the upper's.
+ *  - 'hidden': the lowers have the path, in a directory of which nothing shows, and it is not there any more.
+ */
+export type UpperItem =
+  | { kind: 'directory'; path: ByteString; fd: number; existed: boolean }
+  | { kind: 'name'; path: ByteString; dirFd: number; name: ByteString; view: string; existed: boolean }
+  | { kind: 'whiteout' | 'opaque' | 'hidden'; path: ByteString };
+
+const ROOT = '' as ByteString;
+const OPAQUE = bytesOf('trusted.overlay.opaque');
+const REDIRECT = bytesOf('trusted.overlay.redirect');
+const WHITEOUT = bytesOf('trusted.overlay.whiteout');
+
+/** One directory, seen from three sides. */
+interface Frame {
+  path: ByteString;
+  /** The upper's directory; null where it has none (below a renamed directory). */
+  upperFd: number | null;
+  /** The directory in the merged view, for a renamed directory and all below it, else null. */
+  mergedFd: number | null;
+  /** What the lowers have at the same path; null if that is no directory. */
+  lowerFd: number | null;
+  /** Nothing of `lowerFd` shows. */
+  hidesLower: boolean;
+}
+
+/** One walk through an upper. Descriptors in an item are open until the next item is asked for. */
+export class UpperWalk {
+  private readonly places: UpperPlaces;
+  private readonly withHidden: boolean;
+  private merged: { fd: number; close(): void } | null = null;
+
+  /** `withHidden`: lists what opaque directories hide, too. */
+  constructor(places: UpperPlaces, options: { withHidden: boolean }) {
+    this.places = places;
+    this.withHidden = options.withHidden;
+  }
+
+  *items(): Generator<UpperItem, void> {
+    const upperFd = openat(AT_FDCWD, bytesOf(this.places.upper), OPEN_DIRECTORY);
+    try {
+      const lowerFd = openLowers(this.places);
+      try {
+        yield { kind: 'directory', path: ROOT, fd: upperFd, existed: true };
+        yield* this.content({ path: ROOT, upperFd, mergedFd: null, lowerFd, hidesLower: false });
+      } finally {
+        close(lowerFd);
+      }
+    } finally {
+      close(upperFd);
+      this.closeMerged();
+    }
+  }
+
+  /** What is in the directory, all below included. */
+  private *content(frame: Frame): Generator<UpperItem, void> {
+    const listed = frame.mergedFd ?? frame.upperFd;
+    if (listed === null) throw new Error('a directory is in the upper or in the merged view');
+    const names = sortedEntries(listed).map(({ name }) => name);
+    for (const name of names) yield* this.child(frame, name);
+    if (frame.hidesLower && frame.lowerFd !== null && this.withHidden) yield* hidden(frame, frame.lowerFd, names);
+  }
+
+  private *child(frame: Frame, name: ByteString): Generator<UpperItem, void> {
+    const { upperFd, mergedFd } = frame;
+    const path = joinBytes(frame.path, name);
+    const upper = upperFd === null ? null : tryStatAt(upperFd, name);
+    const lower = frame.lowerFd === null ? null : tryStatAt(frame.lowerFd, name);
+    const existed = lower !== null;
+    if (upper !== null && upperFd !== null && upper.kind !== 'directory') {
+      if (!isWhiteout(upper, upperFd, name)) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', existed };
+      else if (existed && !frame.hidesLower) yield { kind: 'whiteout', path };
+      else if (existed && this.withHidden) yield { kind: 'hidden', path };
+    } else if (upper?.kind === 'directory' || (mergedFd !== null && isDirectory(mergedFd, name))) {
+      yield* this.directory(frame, name, path, lower);
+    } else if (mergedFd !== null) {
+      yield { kind: 'name', path, dirFd: mergedFd, name, view: 'merged', existed };
+    }
+  }
+
+  private *directory(
+    frame: Frame,
+    name: ByteString,
+    path: ByteString,
+    lower: FileStat | null,
+  ): Generator<UpperItem, void> {
+    const fds = new OpenFds();
+    try {
+      const upperFd = fds.open(frame.upperFd, name);
+      const marks = marksOf(upperFd);
+      const mergedFd =
+        frame.mergedFd === null && marks.redirected ? this.openMerged(path, fds) : fds.open(frame.mergedFd, name);
+      const fd = mergedFd ?? upperFd;
+      if (fd === null) return;
+      const lowerFd = lower?.kind === 'directory' ? fds.open(frame.lowerFd, name) : null;
+      const hidesLower = frame.hidesLower || marks.opaque || marks.redirected;
+      yield { kind: 'directory', path, fd, existed: lower !== null };
+      if (hidesLower && !frame.hidesLower && lowerFd !== null) yield { kind: 'opaque', path };
+      yield* this.content({ path, upperFd, mergedFd, lowerFd, hidesLower });
+    } finally {
+      fds.close();
+    }
+  }
+
+  /** The directory in the merged view; null where it is gone. */
+  private openMerged(path: ByteString, fds: OpenFds): number | null {
+    this.merged ??= openMergedRoot(this.places);
+    let fd: number | null = this.merged.fd;
+    for (const name of path.split('/') as ByteString[]) fd = fds.open(fd, name);
+    return fd;
+  }
+
+  private closeMerged(): void {
+    if (this.merged === null) return;
+    close(this.merged.fd);
+    this.merged.close();
+  }
+}
+
+/** Descriptors of directories that are closed together. */
+class OpenFds {
+  private readonly fds: number[] = [];
+
+  /** Null where there is no such directory. */
+  open(dirFd: number | null, name: ByteString): number | null {
+    const fd = dirFd === null ? null : openIfThere(dirFd, name, OPEN_DIRECTORY);
+    if (fd !== null) this.fds.push(fd);
+    return fd;
+  }
+
+  close(): void {
+    this.fds.forEach(close);
+  }
+}
+
+function* hidden({ path }: Frame, lowerFd: number, present: readonly ByteString[]): Generator<UpperItem, void> {
+  const names = new Set(present);
+  for (const { name } of sortedEntries(lowerFd)) {
+    if (!names.has(name)) yield { kind: 'hidden', path: joinBytes(path, name) };
+  }
+}
+
+/** A name is there in the eyes of overlay: neither kind of whiteout. */
+function isWhiteout({ kind, rdev, size }: FileStat, dirFd: number, name: ByteString): boolean {
+  if (kind === 'char') return rdev.major === 0 && rdev.minor === 0;
+  return kind === 'file' && size === 0 && getXattr(fdPathOf(dirFd, name), WHITEOUT) !== null;
+}
+
+function isDirectory(dirFd: number, name: ByteString): boolean {
+  return tryStatAt(dirFd, name)?.kind === 'directory';
+}
+
+/** `opaque` has values beside "y" that do not hide what is below. */
+function marksOf(upperFd: number | null): { opaque: boolean; redirected: boolean } {
+  if (upperFd === null) return { opaque: false, redirected: false };
+  return {
+    opaque: getXattr(upperFd, OPAQUE)?.toString('latin1') === 'y',
+    redirected: getXattr(upperFd, REDIRECT) !== null,
+  };
+}
+
+/** What the lowers are together. Overlay wants two; one alone may have whiteouts that must not show. */
+function openLowers({ lowers, empty }: UpperPlaces): number {
+  if (lowers.length === 0) return openat(AT_FDCWD, bytesOf(empty), OPEN_DIRECTORY);
+  const all = lowers.length === 1 ? [...lowers, empty] : lowers;
+  return overlayMount({ lowers: all, source: 'layerd-lowers', attributes: { readOnly: true } });
+}
+
+function openMergedRoot(places: UpperPlaces): { fd: number; close(): void } {
+  const opened = places.merged();
+  try {
+    return { fd: openUncovered(bytesOf(opened.path)), close: () => opened.close() };
+  } catch (thrown) {
+    opened.close();
+    throw thrown;
+  }
+}
