@@ -21,24 +21,22 @@ const program = new Command('layerd')
 
 const flags = new Map<SettingKey, Option>();
 for (const [key, { kind, doc, fallback }] of SETTING_LIST) {
-  const value = kind.expects === 'true or false' ? '[boolean]' : '<value>';
   const notes = [environmentName(key), kind.expects];
   if (typeof fallback !== 'function') notes.push(`default ${kind.toToml(fallback)}`);
-  const option = new Option(`--${flagName(key)} ${value}`, `${doc} (${notes.join('; ')})`);
+  const option = new Option(`--${flagName(key)} <value>`, `${doc} (${notes.join('; ')})`);
   flags.set(key, option);
   program.addOption(option);
 }
 
 /** Settings as the flags, the environment and the file say now. */
 function load(): Configuration {
-  const options = program.opts<Record<string, string | true | undefined>>();
+  const options = program.opts<Record<string, string | undefined>>();
   const given = new Map<SettingKey, string>();
   for (const [key, option] of flags) {
     const value = options[option.attributeName()];
-    if (value !== undefined) given.set(key, String(value));
+    if (value !== undefined) given.set(key, value);
   }
-  const file = typeof options['config'] === 'string' ? options['config'] : null;
-  return loadConfiguration({ file, env: process.env, flags: given });
+  return loadConfiguration({ file: options['config'] ?? null, env: process.env, flags: given });
 }
 
 program.action(async () => {

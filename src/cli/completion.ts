@@ -1,0 +1,149 @@
+/** Completion scripts for shells, made from the commands themselves. */
+import type { Command } from 'commander';
+import type { LayerdClient } from '../client/client.js';
+import { shortId } from './format.js';
+import { UsageError } from './exit-codes.js';
+
+/** What an argument of each name is completed with; others with files. */
+const KINDS: Record<string, string> = {
+  image: 'images',
+  ref: 'images',
+  container: 'containers',
+  lease: 'leases',
+  name: 'all',
+  subject: 'all',
+};
+
+interface Completed {
+  /** `lease create` is two words. */
+  words: string;
+  description: string;
+  options: string[];
+  /** What its arguments are: a kind for `layerctl __names`, `files`, or '' for nothing. */
+  argument: string;
+}
+
+/** Throws UsageError for a shell that is not known. */
+export function completionScript(program: Command, shell: string): string {
+  const commands = completedCommands(program);
+  const global = optionsOf(program);
+  switch (shell) {
+    case 'bash':
+      return bash(commands, global);
+    case 'zsh':
+      return `#compdef layerctl\nautoload -U +X bashcompinit && bashcompinit\n${bash(commands, global)}`;
+    case 'fish':
+      return fish(commands, global);
+    default:
+      throw new UsageError(`there is no completion for ${shell}`, 'Shells are bash, zsh and fish.');
+  }
+}
+
+/** Names to complete with; empty where there is no daemon to ask. */
+export async function namesOf(client: LayerdClient, kind: string): Promise<string[]> {
+  const images = async (): Promise<string[]> =>
+    (await client.images()).flatMap(({ id, refs }) => refs.concat(shortId(id)));
+  const containers = async (): Promise<string[]> =>
+    (await client.containers()).flatMap(({ id, name }) => [name, shortId(id)]);
+  const leases = async (): Promise<string[]> => (await client.leases()).map(({ id }) => id);
+  const sources: Record<string, (() => Promise<string[]>)[]> = {
+    images: [images],
+    containers: [containers],
+    leases: [leases],
+    all: [images, containers],
+  };
+  const found = await Promise.all((sources[kind] ?? []).map((source) => source())).catch(() => []);
+  return [...new Set(found.flat())];
+}
+
+function completedCommands(parent: Command, prefix = ''): Completed[] {
+  return parent.commands
+    .filter((command) => !command.name().startsWith('__'))
+    .flatMap((command) => {
+      const words = `${prefix}${command.name()}`;
+      if (command.commands.length > 0) return completedCommands(command, `${words} `);
+      const [argument] = command.registeredArguments;
+      const kind = argument === undefined ? '' : (KINDS[argument.name()] ?? 'files');
+      return [{ words, description: command.description(), options: optionsOf(command), argument: kind }];
+    });
+}
+
+function optionsOf(command: Command): string[] {
+  return command.options.flatMap(({ short, long }) => [short, long]).filter((flag) => flag !== undefined);
+}
+
+function bash(commands: readonly Completed[], global: readonly string[]): string {
+  const first = [...new Set(commands.map(({ words }) => words.split(' ')[0] ?? ''))];
+  const seconds = first
+    .map((word) => [
+      word,
+      commands.filter(({ words }) => words.startsWith(`${word} `)).map(({ words }) => words.split(' ')[1]),
+    ])
+    .filter(([, words]) => words !== undefined && words.length > 0);
+  const cases = commands.map(
+    ({ words, options, argument }) => `    "${words}") options="${options.join(' ')}"; argument="${argument}" ;;`,
+  );
+  return `_layerctl() {
+  local current="\${COMP_WORDS[COMP_CWORD]}" words=() word command options="" argument=""
+  COMPREPLY=()
+  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do [[ $word == -* ]] || words+=("$word"); done
+  if (( \${#words[@]} == 0 )) && [[ $current != -* ]]; then
+    COMPREPLY=($(compgen -W "${first.join(' ')}" -- "$current"))
+    return
+  fi
+  command="\${words[0]}"
+  case "$command" in
+${seconds
+  .map(([word, next]) => {
+    const choices = Array.isArray(next) ? next.join(' ') : '';
+    return `    ${String(word)})
+      if (( \${#words[@]} == 1 )); then COMPREPLY=($(compgen -W "${choices}" -- "$current")); return; fi
+      command="\${words[0]} \${words[1]}" ;;`;
+  })
+  .join('\n')}
+  esac
+  case "$command" in
+${cases.join('\n')}
+  esac
+  if [[ $current == -* ]]; then
+    COMPREPLY=($(compgen -W "$options ${global.join(' ')}" -- "$current"))
+  elif [[ $argument == files ]]; then
+    COMPREPLY=($(compgen -f -- "$current"))
+  elif [[ -n $argument ]]; then
+    COMPREPLY=($(compgen -W "$(layerctl __names "$argument" 2>/dev/null)" -- "$current"))
+    # refs contain colons, at which bash breaks words
+    declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions "$current"
+  fi
+}
+complete -F _layerctl layerctl
+`;
+}
+
+function fish(commands: readonly Completed[], global: readonly string[]): string {
+  const lines = ['complete -c layerctl -f'];
+  const seen = new Set<string>();
+  for (const { words, description, options, argument } of commands) {
+    const [first = '', second] = words.split(' ');
+    const text = fishText(description);
+    if (!seen.has(first))
+      lines.push(`complete -c layerctl -n __fish_use_subcommand -a ${first} -d ${second === undefined ? text : "''"}`);
+    seen.add(first);
+    if (second !== undefined)
+      lines.push(`complete -c layerctl -n '__fish_seen_subcommand_from ${first}' -a ${second} -d ${text}`);
+    const condition = `'__fish_seen_subcommand_from ${second ?? first}'`;
+    if (argument === 'files') lines.push(`complete -c layerctl -n ${condition} -F`);
+    else if (argument !== '')
+      lines.push(`complete -c layerctl -n ${condition} -a '(layerctl __names ${argument} 2>/dev/null)'`);
+    lines.push(...options.map((option) => `complete -c layerctl -n ${condition} ${fishOption(option)}`));
+  }
+  lines.push(...global.map((option) => `complete -c layerctl ${fishOption(option)}`));
+  return `${lines.join('\n')}\n`;
+}
+
+function fishOption(option: string): string {
+  return option.startsWith('--') ? `-l ${option.slice(2)}` : `-s ${option.slice(1)}`;
+}
+
+function fishText(text: string): string {
+  return `'${text.replaceAll("'", String.raw`\'`)}'`;
+}

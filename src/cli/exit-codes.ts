@@ -1,0 +1,45 @@
+import { LayerdError, type ErrorKind } from '../core/errors.js';
+
+/** Exit codes of layerctl; they are documented in its help and never change their meaning. */
+export const EXIT = {
+  ok: 0,
+  error: 1,
+  usage: 2,
+  notFound: 3,
+  /** It exists already, is in use, or the state of the store forbids it now. */
+  conflict: 4,
+  unreachable: 5,
+  /** Stored bytes are not what was stored. */
+  damage: 6,
+  /** 128 + SIGINT, as shells have it. */
+  interrupted: 130,
+} as const;
+
+export const EXIT_HELP = `
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict or in use, 5 no daemon, 6 damage found, 130 interrupted.`;
+
+/** A wrong use of the command line that the parser could not see. */
+export class UsageError extends LayerdError {
+  constructor(message: string, hint = '') {
+    super('INVALID_ARGUMENT', message, { hint });
+  }
+}
+
+const BY_KIND: Record<ErrorKind, number> = {
+  invalid: EXIT.error,
+  not_found: EXIT.notFound,
+  exists: EXIT.conflict,
+  precondition: EXIT.conflict,
+  busy: EXIT.conflict,
+  exhausted: EXIT.error,
+  denied: EXIT.error,
+  unsupported: EXIT.error,
+  data_loss: EXIT.damage,
+  cancelled: EXIT.interrupted,
+  internal: EXIT.error,
+};
+
+export function exitCodeOf(error: LayerdError): number {
+  if (error instanceof UsageError) return EXIT.usage;
+  return error.code === 'DAEMON_UNREACHABLE' ? EXIT.unreachable : BY_KIND[error.kind];
+}
