@@ -15,7 +15,10 @@ if (major < 20 || (major === 20 && minor < 19)) {
 
 /** Installs when node_modules is not what package-lock.json says. */
 function install() {
-  const wanted = createHash('sha256').update(readFileSync(`${root}package-lock.json`)).update(process.version).digest('hex');
+  const wanted = createHash('sha256')
+    .update(readFileSync(`${root}package-lock.json`))
+    .update(process.version)
+    .digest('hex');
   const mark = `${root}node_modules/.layerd-installed`;
   if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return;
   console.error('Installing packages (better-sqlite3 is compiled: this takes about two minutes) ...');
@@ -26,7 +29,7 @@ function install() {
 /** Compiles when a source is newer than the last build. */
 function build() {
   const mark = `${root}dist/.built`;
-  const sources = ['src', 'drivers', 'test', 'bench', 'package.json', 'tsconfig.json'];
+  const sources = ['src', 'drivers', 'test', 'bench', 'examples', 'package.json', 'tsconfig.json'];
   const find = ['find', [...sources, '-newer', mark, '-print', '-quit'], { cwd: root, encoding: 'utf8' }];
   if (existsSync(mark) && execFileSync(...find) === '') return;
   console.error('Compiling ...');
@@ -35,7 +38,7 @@ function build() {
 
 const TASKS = {
   start: [`${root}dist/src/layerd.js`],
-  demo: [`${root}dist/bench/demo/demo.js`],
+  demo: [`${root}dist/examples/demo/demo.js`],
   bench: [`${root}dist/bench/run.js`],
   test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],
 };
@@ -47,5 +50,8 @@ if (command === undefined) {
 }
 install();
 build();
-const { status, signal } = spawnSync(process.execPath, [...command, ...args], { cwd: task === 'test' ? root : process.cwd(), stdio: 'inherit' });
+const { status, signal } = spawnSync(process.execPath, [...command, ...args], {
+  cwd: task === 'test' ? root : process.cwd(),
+  stdio: 'inherit',
+});
 process.exit(status ?? (signal === null ? 1 : 128));
