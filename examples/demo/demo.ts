@@ -16,7 +16,7 @@ import {
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { LayerdClient } from '../../src/client/index.js';
+import type { DriverName, LayerdClient } from '../../src/client/index.js';
 import { buildImages } from './image.js';
 import { startDaemon } from './daemon.js';
 
@@ -39,9 +39,11 @@ async function demo(): Promise<void> {
     const info = await client.info();
     say(`1. A daemon of our own, ready in ${since(started)}.`);
     say(`   driver ${info.driver}: ${info.driverReason}`);
-    say(`   root on ${info.fileSystem}, inflating by ${info.inflater}\n`);
+    say(`   root on ${info.fileSystem}, inflating by ${info.inflater}`);
+    if (info.driver === 'copy') say('   (as root on Linux with overlay it would mount instead of copying)');
+    say('');
     const ref = await load(client, archive);
-    const [first, second] = await createTwo(client, ref);
+    const [first, second] = await createTwo(client, ref, info.driver);
     const path = await change(client, first, second);
     const made = await commit(client, first);
     await save(client, made);
@@ -89,14 +91,16 @@ async function load(client: LayerdClient, archive: string): Promise<string> {
   return first.refs[0] ?? first.imageId;
 }
 
-async function createTwo(client: LayerdClient, ref: string): Promise<[string, string]> {
+async function createTwo(client: LayerdClient, ref: string, driver: DriverName): Promise<[string, string]> {
   const started = performance.now();
   const first = await client.createContainer(ref, { name: 'one' });
   const middle = performance.now();
   const second = await client.createContainer(ref, { name: 'two' });
-  say(
-    `3. Two containers from ${ref}: ${ms(middle - started)} and ${since(middle)}. Each has a writable layer of its own, nothing was copied that is shared.`,
-  );
+  const how =
+    driver === 'copy'
+      ? 'Each has a tree of its own; files share their blocks where the file system can.'
+      : 'Each has a writable layer of its own; nothing was copied, every lower byte is shared.';
+  say(`3. Two containers from ${ref}: ${ms(middle - started)} and ${since(middle)}. ${how}`);
   return [first.id, second.id];
 }
 
