@@ -138,10 +138,7 @@ export function writeChunkEntry(into: Buffer, at: number, where: { device: numbe
   into.writeUInt32LE(where?.block ?? 0xffff_ffff, at + 4);
 }
 
-export const DEVICE_MAJOR_MAX = 0xfff;
-export const DEVICE_MINOR_MAX = 0xfffff;
-
-/** A device number as the kernel's new_encode_dev has it. */
+/** A device number as the kernel's new_encode_dev has it: 12 bits of major, 20 of minor. */
 export function encodeDevice(major: number, minor: number): number {
   return ((minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)) >>> 0;
 }

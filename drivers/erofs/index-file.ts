@@ -26,7 +26,6 @@ export function writeIndexFile(layer: IndexedLayer, path: string): void {
     emitIndex(layer, (piece) => {
       for (let done = 0; done < piece.length;) done += writeSync(fd, piece, done);
     });
-    fsyncSync(fd);
   } finally {
     closeSync(fd);
   }

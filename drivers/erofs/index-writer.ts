@@ -50,8 +50,8 @@ export interface IndexSize {
  */
 export function writeIndex(source: IndexSource, emit: (piece: Buffer) => void): IndexSize {
   const layout = layOut({ ...source, root: above(source.root) });
-  const bytes = layout.blocks * BLOCK_BYTES;
-  const out = new PieceWriter(bytes, emit);
+  const imageBytes = layout.blocks * BLOCK_BYTES;
+  const out = new PieceWriter(imageBytes, emit);
   const head = encodeHead({
     rootNid: nidOf(layout, 0),
     inodes: layout.nodes.length,
@@ -65,7 +65,7 @@ export function writeIndex(source: IndexSource, emit: (piece: Buffer) => void): 
   }
   new Writer(source, layout, out).run();
   out.finish();
-  return { bytes, inodes: layout.nodes.length };
+  return { bytes: imageBytes, inodes: layout.nodes.length };
 }
 
 /** The root directory of the image, which only holds the layer. */

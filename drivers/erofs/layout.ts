@@ -17,8 +17,6 @@ import {
   CHUNK_BITS_MAX,
   CHUNK_ENTRY_BYTES,
   DATA_LAYOUT,
-  DEVICE_MAJOR_MAX,
-  DEVICE_MINOR_MAX,
   INODE_BYTES,
   SLOT_BYTES,
   headBytes,
@@ -30,9 +28,6 @@ import { encodeXattrs } from './xattrs.js';
 
 /** Chunk tables and copied chunks of all sparse files of one index together. */
 const SPARSE_BYTES_MAX = 64 * 1024 * 1024;
-/** -1 as an owner means "unchanged" to chown(2), so no file can have it. */
-const OWNER_MAX = 0xffff_fffe;
-const SYMLINK_BYTES_MAX = 4095;
 
 /** What an index is made from. */
 export interface IndexContent {
@@ -172,7 +167,6 @@ class Planner {
   }
 
   private placeInode(node: LayerNode, where: Place): number {
-    checkLimits(node, where);
     const { layout } = this;
     const inode = layout.nodes.push(node) - 1;
     const opaque = node.opaque && inode > 1; // overlay knows no opaque root: the stack is cut there instead
@@ -271,27 +265,6 @@ function pathOf({ parent, name }: Place): ByteString {
   const names = [name];
   for (let above = parent; above !== null; above = above.parent) names.unshift(above.name);
   return joinBytes(...names.slice(2));
-}
-
-function checkLimits(node: LayerNode, where: Place): void {
-  checkLimit(where, 'owner', node.uid, OWNER_MAX);
-  checkLimit(where, 'group', node.gid, OWNER_MAX);
-  if (node.kind === 'symlink') checkLimit(where, 'link target', node.linkTarget.length, SYMLINK_BYTES_MAX);
-  if (node.kind === 'char' || node.kind === 'block') {
-    checkLimit(where, 'device major', node.devMajor, DEVICE_MAJOR_MAX);
-    checkLimit(where, 'device minor', node.devMinor, DEVICE_MINOR_MAX);
-  }
-}
-
-function checkLimit(where: Place, what: string, found: number, most: number): void {
-  if (found > most) throw beyond(pathOf(where), what, found, most);
-}
-
-function beyond(path: ByteString, what: string, found: number, limit: number): LayerdError {
-  return new LayerdError('LAYER_LIMIT', `${displayBytes(path)}: its ${what} is beyond what Linux knows`, {
-    details: { path: displayBytes(path), what, found, limit },
-    hint: 'No driver can hold such a file: make the layer again without it.',
-  });
 }
 
 function tooSparse(path: ByteString, bytes: number): LayerdError {

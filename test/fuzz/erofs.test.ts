@@ -1,0 +1,208 @@
+/** Random trees and sparse files: what the kernel shows through an index is what went in. */
+import { createHash } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import * as fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { scanTarFile, writeIndexFile } from '../../drivers/erofs/index-file.js';
+import { writeIndex } from '../../drivers/erofs/index-writer.js';
+import { layerFiles, type LayerFiles } from '../../drivers/erofs/layer-files.js';
+import { LayerNode } from '../../src/content/layer-tree.js';
+import type { ByteString } from '../../src/core/bytes.js';
+import { sha256 } from '../../src/core/digest.js';
+import { entrySpec, layerTar, type EntrySpec } from '../model/spec.js';
+import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { fsck, listing, needsErofs, needsFsckErofs, Scratch, type Listed } from '../unit/erofs-fixture.js';
+
+const NAME_CODES = fc.integer({ min: 1, max: 255 }).filter((code) => code !== 0x2f);
+
+function byteString(minLength: number, maxLength: number): fc.Arbitrary<ByteString> {
+  const codes = fc.array(NAME_CODES, { minLength, maxLength, size: 'max' });
+  return codes.map((list) => String.fromCharCode(...list) as ByteString);
+}
+
+/** Lengths around what fits behind an inode, into a block, and not. */
+const linkTarget = fc.oneof(byteString(1, 30), byteString(400, 520), byteString(900, 1030), byteString(4000, 4095));
+const xattrs = fc.option(
+  fc
+    .array(
+      fc.tuple(
+        fc.constantFrom('trusted.', 'security.'),
+        byteString(1, 60),
+        fc.oneof({ arbitrary: fc.nat({ max: 40 }), weight: 3 }, fc.nat({ max: 3000 })),
+      ),
+      { minLength: 1, maxLength: 5 },
+    )
+    .map(
+      (list) => new Map(list.map(([prefix, rest, size]) => [(prefix + rest) as ByteString, Buffer.alloc(size, size)])),
+    ),
+  { nil: null, freq: 1 },
+);
+const kind: fc.Arbitrary<Partial<EntrySpec>> = fc.oneof(
+  {
+    weight: 3,
+    arbitrary: fc.nat({ max: 1600 }).map((size) => ({ type: 'file' as const, content: Buffer.alloc(size, size) })),
+  },
+  { weight: 3, arbitrary: fc.constant<Partial<EntrySpec>>({ type: 'directory' }) },
+  { weight: 2, arbitrary: linkTarget.map((linkPath) => ({ type: 'symlink' as const, linkPath, mode: 0o777 })) },
+  {
+    weight: 1,
+    arbitrary: fc.nat({ max: 0xfffff }).map((devMinor) => ({ type: 'block' as const, devMajor: 4095, devMinor })),
+  },
+  { weight: 1, arbitrary: fc.constant<Partial<EntrySpec>>({ type: 'fifo' }) },
+  { weight: 1, arbitrary: fc.constant<Partial<EntrySpec>>({ type: 'hardlink' }) },
+);
+const entry = fc.record({
+  kind,
+  name: fc.oneof({ arbitrary: byteString(1, 20), weight: 3 }, byteString(200, 255)),
+  /** Which of the directories, or of the files for a hard link, of those before it. */
+  pick: fc.nat(),
+  attributes: fc.record({
+    mode: fc.integer({ min: 0, max: 0o7777 }),
+    uid: fc.integer({ min: 0, max: 0xffff_fffe }),
+    gid: fc.integer({ min: 0, max: 0xffff_fffe }),
+    mtime: fc.record({ sec: fc.integer({ min: -(2 ** 31), max: 2 ** 33 }), nsec: fc.nat({ max: 999_999_999 }) }),
+    xattrs,
+  }),
+});
+
+/** Each entry into one of the directories before it, under a name that is new there. */
+function placed(entries: readonly (typeof entry extends fc.Arbitrary<infer T> ? T : never)[]): EntrySpec[] {
+  const directories = [''];
+  const taken = new Set<string>();
+  const specs: EntrySpec[] = [];
+  for (const { kind: what, name, pick, attributes } of entries) {
+    const path = `${directories[pick % directories.length]}${name}` as ByteString;
+    const targets = specs.filter(({ type }) => type !== 'directory' && type !== 'hardlink');
+    const target = targets[pick % targets.length];
+    if (name === '.' || name === '..' || name.startsWith('.wh.') || taken.has(path)) continue;
+    if (what.type === 'hardlink' && target === undefined) continue;
+    taken.add(path);
+    if (what.type === 'directory') directories.push(`${path}/`);
+    const linkPath = what.type === 'hardlink' && target !== undefined ? { linkPath: target.path } : {};
+    specs.push(entrySpec(path, { ...attributes, ...what, ...linkPath }));
+  }
+  return specs;
+}
+
+const TYPES = { file: 0o100000, directory: 0o40000, symlink: 0o120000, block: 0o60000, fifo: 0o10000 } as const;
+
+/** What a listing must say of an entry. */
+function expected(spec: EntrySpec, all: readonly EntrySpec[]): Partial<Listed> {
+  const node = spec.type === 'hardlink' ? all.find(({ path }) => path === spec.linkPath) : spec;
+  if (node === undefined) throw new Error('a link to nothing');
+  const { type, mode, uid, gid, mtime, content } = node;
+  const links = all.filter((one) => one === node || (one.type === 'hardlink' && one.linkPath === node.path));
+  return {
+    path: `/${spec.path}`,
+    type: `0o${TYPES[type as keyof typeof TYPES].toString(8)}`,
+    mode,
+    uid,
+    gid,
+    mtime: String(BigInt(mtime.sec) * 1_000_000_000n + BigInt(mtime.nsec)),
+    xattrs: [...(node.xattrs ?? [])].map(([key, value]): [string, string] => [key, value.toString('hex')]).sort(byName),
+    ...(type === 'file' ? { size: content.length, sha256: createHash('sha256').update(content).digest('hex') } : {}),
+    ...(type === 'symlink' ? { target: node.linkPath, size: node.linkPath.length } : {}),
+    ...(type === 'block' ? { device: [node.devMajor, node.devMinor] as [number, number] } : {}),
+    ...(type === 'directory' ? {} : { nlink: links.length }),
+  };
+}
+
+function byName([a]: [string, string], [b]: [string, string]): number {
+  return a < b ? -1 : 1;
+}
+
+function byPath(a: Partial<Listed>, b: Partial<Listed>): number {
+  return (a.path ?? '') < (b.path ?? '') ? -1 : 1;
+}
+
+const needs = [needsRoot(), needsErofs(), needsFsckErofs(), needsProgram('python3')];
+
+describeWith('random trees', needs, () => {
+  it('come out as they went in', () => {
+    fc.assert(
+      fc.property(fc.array(entry, { maxLength: 60, size: 'max' }).map(placed), (specs) => {
+        using scratch = new Scratch();
+        const tar = layerTar(specs);
+        const files = layerFiles(scratch.directory('layer'));
+        writeFileSync(files.tar, tar);
+        const layer = { files, diffId: sha256(tar), size: tar.length, tree: scanTarFile(files.tar) };
+        writeIndexFile(layer, files.index);
+        expect(fsck(files, '--extract')).toBe('');
+        const shown = listing(scratch.mount(files)).slice(1);
+        for (const item of shown) delete item.same;
+        expect(shown.sort(byPath)).toEqual(specs.map((spec) => expected(spec, specs)).sort(byPath));
+      }),
+      { numRuns: 15 },
+    );
+  });
+});
+
+/** Segments in rising order, their gaps and lengths now aligned, now not, and what the file has behind the last. */
+const segments = fc.record({
+  pieces: fc.array(
+    fc.record({
+      gap: fc.oneof(fc.constantFrom(0, 512, 4096, 1 << 20), fc.nat({ max: 10_000 })),
+      length: fc.oneof(fc.constantFrom(512, 4096, 65_536), fc.integer({ min: 1, max: 20_000 })),
+    }),
+    { maxLength: 12 },
+  ),
+  behind: fc.oneof(fc.constantFrom(0, 512), fc.nat({ max: 100_000 })),
+});
+
+describeWith('random sparse files', needs, () => {
+  it('read as their segments say', () => {
+    fc.assert(
+      fc.property(fc.array(segments, { minLength: 1, maxLength: 8 }), (sparseFiles) => {
+        using scratch = new Scratch();
+        const files = layerFiles(scratch.directory('layer'));
+        const contents = writeSparseLayer(files, sparseFiles);
+        expect(fsck(files)).toBe('');
+        const shown = listing(scratch.mount(files)).slice(1);
+        expect(shown.map(({ sha256: digest, size }) => ({ digest, size }))).toEqual(
+          contents.map((content) => ({
+            digest: createHash('sha256').update(content).digest('hex'),
+            size: content.length,
+          })),
+        );
+      }),
+      { numRuns: 20 },
+    );
+  });
+});
+
+/** A tar of nothing but segments, and an index of files made of them; returns what the files must hold. */
+function writeSparseLayer(
+  files: LayerFiles,
+  sparseFiles: readonly (typeof segments extends fc.Arbitrary<infer T> ? T : never)[],
+): Buffer[] {
+  const root = new LayerNode('directory', 0);
+  const stored: Buffer[] = [];
+  let dataOffset = 0;
+  const contents = sparseFiles.map(({ pieces, behind }, i) => {
+    const node = new LayerNode('file', i);
+    const parts: Buffer[] = [];
+    const sparse = pieces.map(({ gap, length }, at) => {
+      const data = Buffer.alloc(length, `${i}.${at} `);
+      const offset = parts.reduce((sum, part) => sum + part.length, gap);
+      parts.push(Buffer.alloc(gap), data);
+      stored.push(data);
+      return { offset, length };
+    });
+    const content = Buffer.concat([...parts, Buffer.alloc(behind)]);
+    const storedSize = sparse.reduce((sum, { length }) => sum + length, 0);
+    Object.assign(node, { sparse, size: content.length, dataOffset, storedSize });
+    stored.push(Buffer.alloc((512 - (storedSize % 512)) % 512));
+    dataOffset += Math.ceil(storedSize / 512) * 512;
+    root.children?.set(`file ${i}` as ByteString, node);
+    return content;
+  });
+  const tar = Buffer.concat(stored);
+  writeFileSync(files.tar, tar);
+  const image: Buffer[] = [];
+  const readTar = (_: number, offset: number, into: Buffer) => void tar.copy(into, 0, offset);
+  writeIndex({ root, uuid: Buffer.alloc(16, 1), tarBytes: [tar.length], tarOf: () => 0, readTar }, (piece) => {
+    image.push(Buffer.from(piece));
+  });
+  writeFileSync(files.index, Buffer.concat(image));
+  return contents;
+}

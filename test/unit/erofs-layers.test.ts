@@ -1,0 +1,286 @@
+/** Layers of the erofs driver: stored, mounted, shared, released, checked, mended. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  existsSync,
+  openSync,
+  closeSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { expect, it } from 'vitest';
+import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
+import { layerFiles } from '../../drivers/erofs/layer-files.js';
+import { ErofsLayers } from '../../drivers/erofs/layers.js';
+import { probeErofs } from '../../drivers/erofs/probe.js';
+import { ingest } from '../../src/content/ingest.js';
+import { bytesOf, type ByteString } from '../../src/core/bytes.js';
+import { sha256 } from '../../src/core/digest.js';
+import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
+import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { filesOf, fsck, listing, needsErofs, needsFsckErofs, Scratch, store, tarOf } from './erofs-fixture.js';
+
+const TAR = tarOf([
+  { type: 'directory', path: 'dir/', mode: 0o755 },
+  { type: 'file', path: 'dir/file', content: Buffer.from('content of a file') },
+  { type: 'file', path: 'implied/file', content: Buffer.from('below a directory that the tar does not list') },
+]);
+
+async function stored(scratch: Scratch, dir = 'layer'): Promise<StoredLayer> {
+  writeFileSync(scratch.at('a.tar'), TAR);
+  return store(scratch, scratch.at('a.tar'), dir);
+}
+
+function open(scratch: Scratch): ErofsLayers {
+  return new ErofsLayers(scratch.places, { directio: false });
+}
+
+function mountCount(scratch: Scratch): number {
+  return mountsBelow(scratch.places.layerMounts).length;
+}
+
+async function* sourceOf(bytes: Buffer) {
+  yield bytes;
+}
+
+function overwrite(path: string, at: number, bytes: string): void {
+  const fd = openSync(path, 'r+');
+  writeSync(fd, bytes, at);
+  closeSync(fd);
+}
+
+describeWith('a layer', [needsRoot(), needsErofs()], () => {
+  it('is three files, whatever it holds', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    expect(layer).toMatchObject({ diffId: sha256(TAR), size: TAR.length });
+    expect(readdirSync(scratch.places.layer('layer')).sort()).toEqual(['catalog', 'index', 'tar']);
+    expect(readFileSync(filesOf(scratch, layer).tar).equals(TAR)).toBe(true);
+    const chunks: Buffer[] = [];
+    for await (const chunk of open(scratch).tar(layer)) chunks.push(Buffer.from(chunk));
+    expect(Buffer.concat(chunks).equals(TAR)).toBe(true);
+  });
+
+  it('leaves nothing behind when it is refused', async () => {
+    using scratch = new Scratch();
+    const wrong = ingest(sourceOf(TAR), open(scratch).begin('layer'), { diffId: sha256('other') });
+    await expect(wrong).rejects.toMatchObject({ code: 'DIFF_ID_MISMATCH' });
+    expect(readdirSync(scratch.places.layers)).toEqual([]);
+    const xattrs = new Map([
+      ['user.a' as ByteString, Buffer.alloc(40_000)],
+      ['user.b' as ByteString, Buffer.alloc(40_000)],
+    ]);
+    const large = tarOf([{ type: 'file', path: 'large', xattrs }]);
+    await expect(ingest(sourceOf(large), open(scratch).begin('layer'), {})).rejects.toMatchObject({
+      code: 'LAYER_LIMIT',
+    });
+    expect(readdirSync(scratch.places.layers)).toEqual([]);
+  });
+
+  it('is mounted once, found again, and gone after release', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const lower = open(scratch).lower(layer);
+    expect(lower).toBe(join(scratch.places.layerMount('layer'), 'd'));
+    expect(readFileSync(join(lower, 'dir/file'), 'utf8')).toBe('content of a file');
+    const [mount] = mountsBelow(scratch.places.layerMounts);
+    expect(mount?.fsType).toBe('erofs');
+    expect(mount?.options).toEqual(expect.arrayContaining(['ro', 'nosuid', 'nodev', 'noexec']));
+    const restarted = open(scratch);
+    expect(restarted.lower(layer)).toBe(lower);
+    expect(mountCount(scratch)).toBe(1);
+    restarted.release(layer);
+    expect(existsSync(lower)).toBe(false);
+    expect(existsSync(scratch.places.layerMount('layer'))).toBe(false);
+    restarted.release(layer);
+    expect(restarted.lower(layer)).toBe(lower);
+    expect(mountCount(scratch)).toBe(1);
+  });
+
+  it('is not mounted twice by threads that come at once', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const thread = new URL('erofs-mount-thread.js', import.meta.url);
+    const { root, run } = scratch.places;
+    const workers = Array.from({ length: 4 }, () => new Worker(thread, { workerData: { root, run, layer } }));
+    await Promise.all(workers.map((worker) => once(worker, 'exit')));
+    expect(mountCount(scratch)).toBe(1);
+    open(scratch).release(layer);
+    expect(mountCount(scratch)).toBe(0);
+  });
+
+  it('in use cannot be released, and says who holds it', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const lower = open(scratch).lower(layer);
+    const holder = spawn('sleep', ['60'], { cwd: lower });
+    await once(holder, 'spawn');
+    expect(() => open(scratch).release(layer)).toThrow(
+      expect.objectContaining({ code: 'MOUNT_BUSY', message: expect.stringContaining('sleep') as unknown }),
+    );
+    expect(existsSync(lower)).toBe(true);
+    holder.kill();
+    await once(holder, 'exit');
+    open(scratch).release(layer);
+    expect(mountCount(scratch)).toBe(0);
+  });
+
+  it('does not take what somebody else mounted in its place', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const target = scratch.places.layerMount('layer');
+    execFileSync('mkdir', ['-p', target]);
+    execFileSync('mount', ['-t', 'tmpfs', 'none', target]);
+    expect(() => open(scratch).lower(layer)).toThrow(expect.objectContaining({ code: 'MOUNT_FAILED' }));
+  });
+});
+
+describeWith('inherited attributes', [needsRoot(), needsErofs(), needsFsckErofs(), needsProgram('python3')], () => {
+  it('are those of the implied directories from then on', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const plain = await stored(scratch, 'plain');
+    const layers = open(scratch);
+    const mtime = { sec: 1_234_567_890, nsec: 987_654_321 };
+    const xattrs = new Map([[bytesOf('user.from-below'), Buffer.from([0, 255])]]);
+    await layers.inherit(layer, [{ path: bytesOf('implied'), mode: 0o2750, uid: 70_000, gid: 5, mtime, xattrs }]);
+    expect(fsck(filesOf(scratch, layer))).toBe('');
+    const shown = (which: StoredLayer) => listing(layers.lower(which)).find(({ path }) => path === '/implied');
+    expect(shown(layer)).toMatchObject({
+      mode: 0o2750,
+      uid: 70_000,
+      gid: 5,
+      mtime: '1234567890987654321',
+      xattrs: [['user.from-below', '00ff']],
+    });
+    expect(shown(plain)).toMatchObject({ mode: 0o755, uid: 0, gid: 0, mtime: '0', xattrs: [] });
+    expect(await layers.verify(layer, { quick: false })).toEqual([]);
+    expect(readFileSync(filesOf(scratch, layer).index).subarray(1024 + 48, 1024 + 64)).not.toEqual(
+      readFileSync(filesOf(scratch, plain).index).subarray(1024 + 48, 1024 + 64),
+    );
+    await expect(
+      layers.inherit(plain, [{ path: bytesOf('dir'), mode: 0, uid: 0, gid: 0, mtime, xattrs: null }]),
+    ).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+});
+
+describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
+  const damages: { what: string; damage: (layer: string) => void; quick: boolean; fault: Partial<LayerFault> }[] = [
+    {
+      what: 'a changed byte of a file',
+      damage: (at) => overwrite(join(at, 'tar'), TAR.indexOf('content'), 'C'),
+      quick: false,
+      fault: { code: 'LAYER_CORRUPT', path: 'tar', repairable: false },
+    },
+    {
+      what: 'a tar that ends early',
+      damage: (at) => truncateSync(join(at, 'tar'), 1024),
+      quick: true,
+      fault: { code: 'LAYER_CORRUPT', path: 'tar', repairable: false },
+    },
+    {
+      what: 'a lost tar',
+      damage: (at) => rmSync(join(at, 'tar')),
+      quick: true,
+      fault: { code: 'LAYER_MISSING', path: 'tar', repairable: false },
+    },
+    {
+      what: 'a lost index',
+      damage: (at) => rmSync(join(at, 'index')),
+      quick: true,
+      fault: { code: 'INDEX_CORRUPT', path: 'index', repairable: true },
+    },
+    {
+      what: 'an index that ends early',
+      damage: (at) => truncateSync(join(at, 'index'), statSync(join(at, 'index')).size - 512),
+      quick: true,
+      fault: { code: 'INDEX_CORRUPT', path: 'index', repairable: true },
+    },
+    {
+      what: 'a changed byte of the index',
+      damage: (at) => overwrite(join(at, 'index'), statSync(join(at, 'index')).size - 100, 'X'),
+      quick: false,
+      fault: { code: 'INDEX_CORRUPT', path: 'index', repairable: true },
+    },
+    {
+      what: 'a lost catalog',
+      damage: (at) => rmSync(join(at, 'catalog')),
+      quick: true,
+      fault: { code: 'CATALOG_CORRUPT', path: 'catalog', repairable: true },
+    },
+    {
+      what: 'a changed byte of the catalog',
+      damage: (at) => overwrite(join(at, 'catalog'), statSync(join(at, 'catalog')).size - 5, 'XXXX'),
+      quick: false,
+      fault: { code: 'CATALOG_CORRUPT', path: 'catalog', repairable: true },
+    },
+  ];
+
+  it.each(damages)('is found out by $what', async ({ damage, quick, fault }) => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const layers = open(scratch);
+    expect(await layers.verify(layer, { quick: false })).toEqual([]);
+    const before = readFileSync(filesOf(scratch, layer).index);
+    damage(scratch.places.layer('layer'));
+    expect(await layers.verify(layer, { quick: false })).toEqual([expect.objectContaining(fault)]);
+    expect(await layers.verify(layer, { quick: true })).toHaveLength(quick ? 1 : 0);
+    const left = await layers.repair(layer);
+    expect(left).toHaveLength(fault.repairable === true ? 0 : 1);
+    if (fault.repairable !== true) return;
+    expect(await layers.verify(layer, { quick: false })).toEqual([]);
+    expect(readFileSync(filesOf(scratch, layer).index).equals(before)).toBe(true);
+  });
+
+  it('mounts all the same when only its index is lost or cut off', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const { index } = filesOf(scratch, layer);
+    const before = readFileSync(index);
+    for (const damage of [() => rmSync(index), () => truncateSync(index, 100)]) {
+      damage();
+      expect(readFileSync(join(open(scratch).lower(layer), 'dir/file'), 'utf8')).toBe('content of a file');
+      expect(readFileSync(index).equals(before)).toBe(true);
+      open(scratch).release(layer);
+    }
+  });
+
+  it('without its tar says so', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    rmSync(layerFiles(scratch.places.layer('layer')).index);
+    rmSync(layerFiles(scratch.places.layer('layer')).tar);
+    expect(() => open(scratch).lower(layer)).toThrow(expect.objectContaining({ code: 'LAYER_DAMAGED' }));
+    await expect(open(scratch).tar(layer)[Symbol.asyncIterator]().next()).rejects.toMatchObject({
+      code: 'LAYER_DAMAGED',
+    });
+  });
+});
+
+describeWith('the probe', [needsRoot(), needsErofs()], () => {
+  it('mounts a layer and leaves nothing behind', () => {
+    using scratch = new Scratch();
+    for (const directio of [false, true]) {
+      const options = { ...DEFAULT_ENGINE_CONFIG.driverOptions, erofs: { directio } };
+      expect(probeErofs(scratch.places, options)).toMatchObject({ available: true });
+    }
+    expect(readdirSync(scratch.places.root)).toEqual(['l']);
+    expect(mountsBelow(scratch.path)).toEqual([]);
+  });
+
+  it('says in plain words why it cannot', () => {
+    using scratch = new Scratch();
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro', 'none', scratch.directory('root')]);
+    const { available, reason } = probeErofs(scratch.places, DEFAULT_ENGINE_CONFIG.driverOptions);
+    expect(available).toBe(false);
+    expect(reason).toMatch(/^Linux .*read-only/);
+  });
+});
