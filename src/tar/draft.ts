@@ -77,6 +77,7 @@ export function draftEntry(
   checkPath('path', path, limits);
   const type = typeOf(header, path);
   const isLink = type === 'hardlink' || type === 'symlink';
+  const isDevice = type === 'char' || type === 'block';
   const linkPath = isLink ? linkPathOf(header, extensions, limits) : ('' as ByteString);
   const stated = pax?.size ?? header.size;
   const payload = type === 'file' ? checkNotNegative('size', stated) : 0;
@@ -91,8 +92,8 @@ export function draftEntry(
       gid: checkId('gid', pax?.gid ?? header.gid),
       size: sparse?.size ?? payload,
       mtime: pax?.mtime ?? { sec: header.mtime, nsec: 0 },
-      devMajor: checkDevice('major', header.devMajor, MAX_MAJOR),
-      devMinor: checkDevice('minor', header.devMinor, MAX_MINOR),
+      devMajor: isDevice ? checkDevice('major', header.devMajor, MAX_MAJOR) : 0,
+      devMinor: isDevice ? checkDevice('minor', header.devMinor, MAX_MINOR) : 0,
       xattrs: pax?.xattrs ?? null,
       sparse: null,
       headerOffset,

@@ -60,7 +60,6 @@ export function readHeader(bytes: Buffer, at: number): Header {
   verifyChecksum(bytes, at);
   const format = formatOf(bytes, at);
   const flag = String.fromCharCode(bytes[at + FIELD.flag[0]] ?? 0);
-  const isDevice = format !== 'v7' && (flag === '3' || flag === '4');
   return {
     format,
     flag,
@@ -71,8 +70,8 @@ export function readHeader(bytes: Buffer, at: number): Header {
     gid: readNumber(bytes, at, 'gid'),
     size: readNumber(bytes, at, 'size'),
     mtime: readNumber(bytes, at, 'mtime'),
-    devMajor: isDevice ? readNumber(bytes, at, 'devMajor') : 0,
-    devMinor: isDevice ? readNumber(bytes, at, 'devMinor') : 0,
+    devMajor: format === 'v7' ? 0 : readNumber(bytes, at, 'devMajor'),
+    devMinor: format === 'v7' ? 0 : readNumber(bytes, at, 'devMinor'),
   };
 }
 

@@ -133,7 +133,8 @@ describe('headers', () => {
     const numbers = { devMajor: '0000010\0', devMinor: '0000003\0' };
     expect(only(block({ flag: '3', ...numbers }))).toMatchObject({ devMajor: 8, devMinor: 3 });
     expect(only(block({ flag: '4', ...numbers }))).toMatchObject({ devMajor: 8, devMinor: 3 });
-    expect(only(block({ flag: '0', devMajor: 'residue', devMinor: 'residue' }))).toMatchObject({ devMajor: 0 });
+    expect(only(block({ flag: '0', ...numbers }))).toMatchObject({ devMajor: 0, devMinor: 0 });
+    expect(only(block({ flag: '3', magic: '', ...numbers }))).toMatchObject({ devMajor: 0, devMinor: 0 });
   });
 
   it('reads GNU base-256 numbers, a time before 1970 among them', () => {
@@ -168,6 +169,7 @@ describe('what a header may not say', () => {
     ['an empty link target', { flag: '2' }, 'TAR_INVALID', /link target is empty/],
     ['a major number of 13 bits', { flag: '3', devMajor: '0010000\0' }, 'TAR_UNSUPPORTED', /major device number 4096/],
     ['a minor number of 21 bits', { flag: '4', devMinor: '4000000\0' }, 'TAR_UNSUPPORTED', /minor device number/],
+    ['letters for a device of a file', { devMinor: 'residue' }, 'TAR_INVALID', /field devMinor/],
     ['a sparse file of star', { flag: 'S', at: { 508: 'tar\0' } }, 'TAR_UNSUPPORTED', /format star/],
   ])('%s', (_, fields, code, message) => {
     const good = block({ name: 'good' });
