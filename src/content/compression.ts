@@ -97,7 +97,8 @@ async function* plain(source: ByteSource, { maxSize, tap }: InflateOptions): Asy
   for await (const chunk of source) {
     size += chunk.length;
     if (size > maxSize) throw tooLarge(maxSize);
-    tap(chunk);
+    const tapped = tap(chunk);
+    if (tapped !== undefined) await tapped;
     yield chunk;
   }
 }

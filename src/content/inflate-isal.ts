@@ -6,7 +6,7 @@ import { gzipSync } from 'node:zlib';
 import type { BlockDecoder } from './inflate-blocks.js';
 import { invalidStream, trailingBytes, truncatedStream } from './inflate-error.js';
 import { gzipHeaderLength } from './inflate-gzip-header.js';
-import { onThread, openLibrary, type NativeFunction } from './inflate-library.js';
+import { onThread, openLibrary, type NativeFunction } from './native-library.js';
 
 const NEXT_OUT = 0;
 const AVAIL_OUT = 8;

@@ -130,9 +130,9 @@ class Feed {
     const written = new Promise<void>((resolve, reject) => {
       stream.write(this.rest, (error) => (error ? reject(error) : resolve()));
     });
-    if (this.untapped) this.options.tap(this.rest);
+    const tapped = this.untapped ? this.options.tap(this.rest) : undefined;
     this.untapped = false;
-    await written;
+    await Promise.all([written, tapped]);
   }
 }
 

@@ -1,7 +1,7 @@
 /** zstd by libzstd.so.1 (its stable streaming interface): any number of frames, skippable ones included. */
 import type { BlockDecoder } from './inflate-blocks.js';
 import { invalidStream, trailingBytes, truncatedStream } from './inflate-error.js';
-import { onThread, openLibrary, type NativeFunction } from './inflate-library.js';
+import { onThread, openLibrary, type NativeFunction } from './native-library.js';
 
 /** ZSTD_inBuffer and ZSTD_outBuffer: pointer, size, position, 8 bytes each. */
 const BUFFER_BYTES = 24;

@@ -1,15 +1,15 @@
 /**
  * One pass over one layer: digest of the blob, inflating, digest of the tar, scanning, the layer's tree, its catalog, and
- * the driver's sink. Inflating, reading ahead, deflating of the catalog and the sink's own writing run on other threads
- * while this one hashes and scans.
+ * the driver's sink. Reading ahead, inflating, hashing, deflating of the catalog and the sink's own writing run on other
+ * threads while this one scans.
  */
-import { createHash, type Hash } from 'node:crypto';
-import { digestFromHex, type Digest } from '../core/digest.js';
+import type { Digest } from '../core/digest.js';
 import { LayerdError, toLayerdError, type ErrorCode } from '../core/errors.js';
 import type { TarEntry, TarHandler } from '../tar/entry.js';
 import { TarScanner } from '../tar/scanner.js';
 import { CatalogBuilder } from './catalog.js';
 import { inflate, openCompressed, type Compression } from './compression.js';
+import { newDigester } from './digesting.js';
 import { LayerTree } from './layer-tree.js';
 import type { LayerSink, StoredFacts } from './sink.js';
 import { abortable } from './source-abort.js';
@@ -17,6 +17,12 @@ import type { ByteSource } from './source.js';
 
 /** The layer tar that holds nothing: the two zero blocks that end a tar. */
 export const EMPTY_LAYER_SIZE = 1024;
+
+/**
+ * Where scanning a chunk and what the sink does with its entries takes longer than this, hashing moves to another thread.
+ * Where it takes less (large files), hashing there and waiting for it costs a fifth more than hashing here.
+ */
+const BUSY_MS = 1;
 
 /** What the bytes must turn out to be. */
 export interface Expectation {
@@ -91,14 +97,16 @@ export async function ingest(
 class Intake implements TarHandler {
   private readonly sink: LayerSink;
   private readonly hooks: IngestHooks;
-  private readonly blobHash: Hash = createHash('sha256');
-  private readonly tarHash: Hash = createHash('sha256');
+  private readonly blobDigester = newDigester();
+  private readonly tarDigester = newDigester();
   private readonly scanner = new TarScanner(this);
   private readonly tree = new LayerTree();
   private readonly catalog = new CatalogBuilder();
   private bytesIn = 0;
   private bytesOut = 0;
   private hasPayload = false;
+  /** The entries of the last chunk took this thread longer than hashing it would. */
+  private busy = false;
 
   constructor(sink: LayerSink, hooks: IngestHooks) {
     this.sink = sink;
@@ -106,22 +114,24 @@ class Intake implements TarHandler {
   }
 
   /** The bytes as they come. Of a plain tar one digest serves both. */
-  tap(chunk: Buffer, compression: Compression): void {
+  tap(chunk: Buffer, compression: Compression): Promise<void> | undefined {
     this.bytesIn += chunk.length;
-    if (compression !== 'none') this.blobHash.update(chunk);
+    return compression === 'none' ? undefined : this.blobDigester.update(chunk, this.busy);
   }
 
   /** The bytes of the tar. */
   async take(chunk: Buffer): Promise<void> {
-    const written = this.sink.bytes(chunk);
+    // The chunk is theirs, on other threads, until both are done: also if the scanner refuses it meanwhile.
+    const elsewhere = [this.sink.bytes(chunk), this.tarDigester.update(chunk, this.busy)];
+    let outcomes: PromiseSettledResult<unknown>[] = [];
+    const started = performance.now();
     try {
-      this.tarHash.update(chunk);
       this.scanner.write(chunk);
-    } catch (thrown) {
-      await written?.catch(() => undefined); // the chunk is the sink's until then; the first error counts
-      throw thrown;
+      this.busy = performance.now() - started > BUSY_MS;
+    } finally {
+      outcomes = await Promise.allSettled(elsewhere.filter((work) => work !== undefined));
     }
-    if (written !== undefined) await written;
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     const pressure = this.catalog.pressure();
     if (pressure !== undefined) await pressure;
     this.bytesOut += chunk.length;
@@ -149,8 +159,8 @@ class Intake implements TarHandler {
   /** The source is at its end: is it what was expected? Then it is committed. */
   async finish(compression: Compression, expect: Expectation): Promise<Ingested> {
     const { entries, bytes: size } = this.scanner.finish();
-    const diffId = digestFromHex(this.tarHash.digest('hex'));
-    const blobDigest = compression === 'none' ? diffId : digestFromHex(this.blobHash.digest('hex'));
+    const diffId = this.tarDigester.digest();
+    const blobDigest = compression === 'none' ? diffId : this.blobDigester.digest();
     compare('BLOB_DIGEST_MISMATCH', 'the blob of the layer', expect.blobDigest, blobDigest);
     compare('DIFF_ID_MISMATCH', 'the uncompressed tar of the layer', expect.diffId, diffId);
     const { opaqueRoot } = this.tree;

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { newDigester } from '../../src/content/digesting.js';
 import { fileSource } from '../../src/content/file-source.js';
 import { EMPTY_LAYER_SIZE, ingest, type Expectation } from '../../src/content/ingest.js';
 import type { ByteSource } from '../../src/content/source.js';
@@ -145,6 +146,19 @@ describe('ingest', () => {
       expect(bytesIn).toBeGreaterThanOrEqual(seen[index - 1]?.[0] ?? 0);
       expect(bytesOut).toBeGreaterThan(seen[index - 1]?.[1] ?? 0);
     }
+  });
+
+  it('comes to the same digests when a slow sink makes it hash on another thread', async () => {
+    const blob = gzipSync(tar, { level: 1 });
+    const sink = new MemorySink();
+    const step = sink.step.bind(sink);
+    sink.step = (...args) => {
+      const until = performance.now() + 0.5;
+      while (performance.now() < until);
+      step(...args);
+    };
+    const expected = { blobDigest: digestOf(blob), diffId: digestOf(tar) };
+    expect(await ingest(chunked(blob, 300_000), sink, expected)).toMatchObject(expected);
   });
 
   it('leaves a chunk alone until the sink is done with it', async () => {
@@ -299,6 +313,28 @@ describeWith('zstd layers', [needsProgram('zstd'), needsLibrary('libzstd', 'libz
     const blob = execFileSync('zstd', ['-q', '-c'], { input: tar, maxBuffer: 64 * MIB });
     const { result } = await store(chunked(blob, 30_000), { blobDigest: digestOf(blob), diffId: digestOf(tar) });
     expect(result.compression).toBe('zstd');
+  });
+});
+
+describe('newDigester', () => {
+  it.each([[false], [true]])('agrees with node:crypto on chunks of all sizes (elsewhere: %s)', async (elsewhere) => {
+    const bytes = sampleBytes(5 * MIB);
+    const digester = newDigester();
+    for await (const chunk of chunked(bytes, 1, 63, 64, 65, 70_000, 3, 65_536, MIB)) {
+      await digester.update(chunk, elsewhere);
+    }
+    expect(digester.digest()).toBe(digestOf(bytes));
+  });
+
+  it('hashes side by side', async () => {
+    const samples = [1, 2, 3, 4].map((seed) => sampleBytes(2 * MIB, seed));
+    const digests = samples.map(async (sample) => {
+      const digester = newDigester();
+      await digester.update(sample.subarray(0, MIB), true);
+      await digester.update(sample.subarray(MIB), true);
+      return digester.digest();
+    });
+    expect(await Promise.all(digests)).toEqual(samples.map(digestOf));
   });
 });
 

@@ -7,8 +7,8 @@ type Koffi = typeof koffi;
 /** A native function that can also run on another thread. */
 export type NativeFunction<T extends (...args: never[]) => unknown> = KoffiFunc<T>;
 
-/** What this process can call of a shared library; null where koffi or the library cannot be loaded. */
-export function openLibrary(file: string): { koffi: Koffi; library: LibraryHandle } | null {
+/** What this process can call of a shared library (null: of itself); null where koffi or the library cannot be loaded. */
+export function openLibrary(file: string | null): { koffi: Koffi; library: LibraryHandle } | null {
   if (process.env['LAYERD_NO_FFI'] === '1') return null;
   try {
     const loaded = createRequire(import.meta.url)('koffi') as Koffi;
@@ -18,13 +18,18 @@ export function openLibrary(file: string): { koffi: Koffi; library: LibraryHandl
   }
 }
 
-/** Runs a native call on another thread. Its buffers must stay referenced until then. */
+/** Arguments of calls that run: nobody else need hold the buffers that a thread works on. */
+const inFlight = new Set<unknown[]>();
+
+/** Runs a native call on another thread: of libuv's pool. */
 export function onThread<A extends unknown[], R>(
   call: { async: (...args: [...A, (error: Error | null, result: R) => void]) => void },
   ...args: A
 ): Promise<R> {
   return new Promise((resolve, reject) => {
+    inFlight.add(args);
     call.async(...args, (error, result) => {
+      inFlight.delete(args);
       if (error) reject(error);
       else resolve(result);
     });
