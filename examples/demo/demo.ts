@@ -18,7 +18,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { DriverName, LayerdClient } from '../../src/client/index.js';
 import { buildImages } from './image.js';
-import { startDaemon } from './daemon.js';
+import { startDaemon } from '../private-daemon.js';
 
 const image = process.argv[2];
 const directory = mkdtempSync(join(tmpdir(), 'layerd-demo-'));

@@ -3,19 +3,21 @@ import { closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { LayerdClient } from '../../src/client/index.js';
+import { LayerdClient } from '../src/client/index.js';
 
-const LAYERD = fileURLToPath(new URL('../../src/layerd.js', import.meta.url));
+const LAYERD = fileURLToPath(new URL('../src/layerd.js', import.meta.url));
 const START_MS = 20_000;
 
 /** A daemon of one's own, on a directory of its own, with default settings. */
 export interface PrivateDaemon {
   client: LayerdClient;
   root: string;
+  pid: number;
   stop(): Promise<void>;
 }
 
-export async function startDaemon(directory: string): Promise<PrivateDaemon> {
+/** Starts it on `directory`, which keeps its root, its sockets and its log; `flags` as on the command line. */
+export async function startDaemon(directory: string, flags: readonly string[] = []): Promise<PrivateDaemon> {
   const root = join(directory, 'root');
   const run = join(directory, 'run');
   const logFile = join(directory, 'layerd.log');
@@ -23,7 +25,7 @@ export async function startDaemon(directory: string): Promise<PrivateDaemon> {
   // A configuration of the machine's own daemon is not for this one.
   const config = join(directory, 'config.toml');
   closeSync(openSync(config, 'w'));
-  const child = spawn(process.execPath, [LAYERD, '--config', config, '--root', root, '--run', run], {
+  const child = spawn(process.execPath, [LAYERD, '--config', config, '--root', root, '--run', run, ...flags], {
     stdio: ['ignore', log, log],
   });
   closeSync(log);
@@ -32,6 +34,7 @@ export async function startDaemon(directory: string): Promise<PrivateDaemon> {
   return {
     client,
     root,
+    pid: child.pid ?? 0,
     stop: async () => {
       client.close();
       if (child.exitCode !== null) return;

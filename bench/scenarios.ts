@@ -1,0 +1,148 @@
+/** What is measured, each through the native API of a real daemon: whole requests, durable when they are answered. */
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { LayerdClient } from '../src/client/index.js';
+import { startDaemon, type PrivateDaemon } from '../examples/private-daemon.js';
+import { concurrently, percentile, residentMb, timed, type Figure } from './harness.js';
+
+/** An archive to measure with. */
+export interface Subject {
+  name: string;
+  /** The same image in the forms that are to be imported. */
+  forms: { form: string; path: string }[];
+}
+
+export interface Scale {
+  runs: number;
+  /** Container cycles for each number of clients. */
+  cycles: number;
+  clients: number[];
+  /** Files that a container writes before a large commit, and their bytes. */
+  files: number;
+  fileBytes: number;
+}
+
+type Add = (scenario: string, unit: Figure['unit'], value: number) => void;
+
+/** All scenarios of one driver on one image; figures come out as they are measured. */
+export async function measure(directory: string, driver: string, subject: Subject, scale: Scale): Promise<Figure[]> {
+  const figures = new Map<string, Figure>();
+  const add: Add = (scenario, unit, value) => {
+    const figure = figures.get(scenario) ?? { scenario, driver, fixture: subject.name, unit, runs: [] };
+    figures.set(scenario, figure);
+    figure.runs.push(value);
+  };
+  for (let run = 0; run < scale.runs; run += 1) {
+    for (const { form, path } of subject.forms) {
+      await withDaemon(directory, driver, (daemon) => importAndRemove(daemon, form, path, add));
+    }
+  }
+  const [first] = subject.forms;
+  if (first !== undefined) {
+    await withDaemon(directory, driver, (daemon) => containers(daemon, first.path, scale, add));
+  }
+  return [...figures.values()];
+}
+
+/** From an empty store: import, import again, remove, collect. */
+async function importAndRemove(daemon: PrivateDaemon, form: string, path: string, add: Add): Promise<void> {
+  const { client } = daemon;
+  warmCache(path);
+  add(`import (${form})`, 'ms', await timed(() => client.load(path)));
+  add(`import again (${form})`, 'ms', await timed(() => client.load(path)));
+  const { total } = await client.diskUsage();
+  add('on disk', 'MB', total / 1e6);
+  add(
+    'rmi',
+    'ms',
+    await timed(async () => {
+      for (const image of await client.images()) await client.removeImage(image.id, { force: true });
+    }),
+  );
+  add('gc (answer)', 'ms', await timed(() => client.gc({ grace: 0 })));
+  add('gc (until unlinked)', 'ms', await timed(() => client.gc({ grace: 0, wait: true })));
+}
+
+async function containers(daemon: PrivateDaemon, path: string, scale: Scale, add: Add): Promise<void> {
+  const { client } = daemon;
+  const { images } = await client.load(path);
+  const image = images[0]?.imageId ?? '';
+  for (const clients of scale.clients) await cycles(client, image, clients, scale.cycles, add);
+  await commits(client, image, scale, add);
+  add('resident', 'MB', residentMb(daemon.pid));
+}
+
+/** create, mount, one write, unmount, rm. */
+async function cycles(client: LayerdClient, image: string, clients: number, total: number, add: Add): Promise<void> {
+  const steps: Record<'create' | 'mount' | 'unmount' | 'rm', number[]> = { create: [], mount: [], unmount: [], rm: [] };
+  const { all } = await concurrently(clients, total, async () => {
+    let id = '';
+    let root = '';
+    steps.create.push(await timed(async () => ({ id } = await client.createContainer(image))));
+    steps.mount.push(await timed(async () => ({ path: root } = await client.mount(id))));
+    writeFileSync(join(root, 'written'), 'x');
+    steps.unmount.push(await timed(() => client.unmount(id)));
+    steps.rm.push(await timed(() => client.removeContainer(id)));
+  });
+  add(`cycles, ${clients} client(s)`, 'per second', total / (all / 1000));
+  for (const [step, values] of Object.entries(steps)) {
+    add(`${step} p50, ${clients} client(s)`, 'ms', percentile(values, 0.5));
+    add(`${step} p99, ${clients} client(s)`, 'ms', percentile(values, 0.99));
+  }
+}
+
+/** Changes of two sizes, listed and committed. */
+async function commits(client: LayerdClient, image: string, scale: Scale, add: Add): Promise<void> {
+  const sets = [
+    { name: '100 changes', files: 100, bytes: 1000 },
+    { name: `${scale.files} new files`, files: scale.files, bytes: scale.fileBytes },
+  ];
+  for (const { name, files, bytes } of sets) {
+    const { id } = await client.createContainer(image);
+    const { path } = await client.mount(id);
+    const directory = join(path, 'bench');
+    mkdirSync(directory);
+    const content = Buffer.alloc(bytes, 'layerd ');
+    for (let index = 0; index < files; index += 1) writeFileSync(join(directory, `file-${index}`), content);
+    const changes = async (): Promise<void> => {
+      for await (const change of client.changes(id)) void change;
+    };
+    add(`changes of ${name}`, 'ms', await timed(changes));
+    add(`commit of ${name}`, 'ms', await timed(() => client.commit(id, { ref: 'bench/committed:1' })));
+    await client.unmount(id);
+    await client.removeContainer(id);
+  }
+}
+
+async function withDaemon(
+  directory: string,
+  driver: string,
+  work: (daemon: PrivateDaemon) => Promise<void>,
+): Promise<void> {
+  rmSync(directory, { recursive: true, force: true });
+  mkdirSync(directory, { recursive: true });
+  const daemon = await startDaemon(directory, ['--driver', driver, '--log-level', 'warn']);
+  try {
+    await work(daemon);
+    for (const container of await daemon.client.containers()) {
+      await daemon.client.removeContainer(container.id, { force: true });
+    }
+    for (const image of await daemon.client.images()) await daemon.client.removeImage(image.id, { force: true });
+    await daemon.client.gc({ grace: 0, wait: true });
+  } finally {
+    await daemon.stop();
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Archives are read from the page cache: the disk of the machine is not what is measured. */
+function warmCache(path: string): void {
+  for (const file of filesOf(path)) readFileSync(file);
+}
+
+function filesOf(path: string): string[] {
+  if (!statSync(path).isDirectory()) return [path];
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+}
