@@ -5,6 +5,8 @@
  * changed inside it.
  */
 import { bytesOf, joinBytes, type ByteString } from '../core/bytes.js';
+import { isErrno } from '../core/errors.js';
+import type { DirectoryEntry } from '../linux/directory.js';
 import { AT_FDCWD, close, fdPathOf, openat } from '../linux/files.js';
 import { overlayMount } from '../linux/overlay.js';
 import { tryStatAt, type FileStat } from '../linux/stat.js';
@@ -90,12 +92,12 @@ export class UpperWalk {
   private *content(frame: Frame): Generator<UpperItem, void> {
     const listed = frame.mergedFd ?? frame.upperFd;
     if (listed === null) throw new Error('a directory is in the upper or in the merged view');
-    const names = sortedEntries(listed).map(({ name }) => name);
-    for (const name of names) yield* this.child(frame, name);
-    if (frame.hidesLower && frame.lowerFd !== null && this.withHidden) yield* hidden(frame, frame.lowerFd, names);
+    const entries = sortedEntries(listed);
+    for (const entry of entries) yield* this.child(frame, entry);
+    if (frame.hidesLower && frame.lowerFd !== null && this.withHidden) yield* hidden(frame, frame.lowerFd, entries);
   }
 
-  private *child(frame: Frame, name: ByteString): Generator<UpperItem, void> {
+  private *child(frame: Frame, { name, kind }: DirectoryEntry): Generator<UpperItem, void> {
     const { upperFd, mergedFd } = frame;
     const path = joinBytes(frame.path, name);
     const upper = upperFd === null ? null : tryStatAt(upperFd, name);
@@ -105,7 +107,7 @@ export class UpperWalk {
       if (!isWhiteout(upper, upperFd, name)) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', existed };
       else if (existed && !frame.hidesLower) yield { kind: 'whiteout', path };
       else if (existed && this.withHidden) yield { kind: 'hidden', path };
-    } else if (upper?.kind === 'directory' || (mergedFd !== null && isDirectory(mergedFd, name))) {
+    } else if (upper?.kind === 'directory' || (mergedFd !== null && isDirectory(kind, mergedFd, name))) {
       yield* this.directory(frame, name, path, lower);
     } else if (mergedFd !== null) {
       yield { kind: 'name', path, dirFd: mergedFd, name, view: 'merged', existed };
@@ -124,7 +126,7 @@ export class UpperWalk {
       const marks = marksOf(upperFd);
       const mergedFd =
         frame.mergedFd === null && marks.redirected ? this.openMerged(path, fds) : fds.open(frame.mergedFd, name);
-      const fd = mergedFd ?? upperFd;
+      const fd = frame.mergedFd === null && !marks.redirected ? upperFd : mergedFd;
       if (fd === null) return;
       const lowerFd = lower?.kind === 'directory' ? fds.open(frame.lowerFd, name) : null;
       const hidesLower = frame.hidesLower || marks.opaque || marks.redirected;
@@ -167,21 +169,31 @@ class OpenFds {
   }
 }
 
-function* hidden({ path }: Frame, lowerFd: number, present: readonly ByteString[]): Generator<UpperItem, void> {
-  const names = new Set(present);
+function* hidden({ path }: Frame, lowerFd: number, present: readonly DirectoryEntry[]): Generator<UpperItem, void> {
+  const names = new Set(present.map(({ name }) => name));
   for (const { name } of sortedEntries(lowerFd)) {
     if (!names.has(name)) yield { kind: 'hidden', path: joinBytes(path, name) };
   }
 }
 
-/** A name is there in the eyes of overlay: neither kind of whiteout. */
+/** Overlay takes two things for a whiteout: a device of its own number, and an empty file with its mark. */
 function isWhiteout({ kind, rdev, size }: FileStat, dirFd: number, name: ByteString): boolean {
   if (kind === 'char') return rdev.major === 0 && rdev.minor === 0;
-  return kind === 'file' && size === 0 && getXattr(fdPathOf(dirFd, name), WHITEOUT) !== null;
+  return kind === 'file' && size === 0 && hasMark(dirFd, name);
 }
 
-function isDirectory(dirFd: number, name: ByteString): boolean {
-  return tryStatAt(dirFd, name)?.kind === 'directory';
+function hasMark(dirFd: number, name: ByteString): boolean {
+  try {
+    return getXattr(fdPathOf(dirFd, name), WHITEOUT) !== null;
+  } catch (thrown) {
+    // gone since we looked: whoever opens it will find out
+    if (isErrno(thrown, 'ENOENT')) return false;
+    throw thrown;
+  }
+}
+
+function isDirectory(kind: DirectoryEntry['kind'], dirFd: number, name: ByteString): boolean {
+  return (kind === 'unknown' ? tryStatAt(dirFd, name)?.kind : kind) === 'directory';
 }
 
 /** `opaque` has values beside "y" that do not hide what is below. */

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -129,4 +129,19 @@ export async function gathered(source: AsyncIterable<Buffer>): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of source) chunks.push(Buffer.from(chunk));
   return Buffer.concat(chunks);
+}
+
+/** Repeats a script of bash in a directory, as fast as it goes, while `work` runs. */
+export async function duringStorm(directory: string, script: string, work: () => Promise<void>): Promise<void> {
+  const writer = spawn('bash', ['-c', `while :; do ${script}\n done 2> /dev/null`], {
+    cwd: directory,
+    stdio: 'ignore',
+  });
+  const ended = new Promise((resolve) => writer.once('close', resolve));
+  try {
+    await work();
+  } finally {
+    writer.kill('SIGKILL');
+    await ended;
+  }
 }

@@ -1,3 +1,5 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { mergeTrees, type MergedNode } from '../../src/content/merge.js';
@@ -7,8 +9,8 @@ import type { TarEntry } from '../../src/tar/entry.js';
 import { treeOfTar } from '../model/tree.js';
 import { compareTrees, describeTree, showDifferences, type TreeListing } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { scratchDirectory } from './linux-fixture.js';
-import { Container, gathered, shell } from './upper-fixture.js';
+import { run, scratchDirectory } from './linux-fixture.js';
+import { Container, duringStorm, gathered, shell } from './upper-fixture.js';
 
 const EMPTY_TAR = Buffer.alloc(1024);
 const scratch = scratchDirectory();
@@ -25,6 +27,14 @@ const LOWER = `
 
 function container(lowers: string[] = [LOWER], options: Record<string, string> = {}): Container {
   return new Container(scratch(), lowers, options);
+}
+
+/** In memory, for many files: they are of no interest to the disk. */
+function largeContainer(lower: string): Container {
+  const root = join(scratch(), 'memory');
+  mkdirSync(root);
+  run('mount', '-t', 'tmpfs', 'none', root);
+  return new Container(root, [lower]);
 }
 
 function entriesOf(tar: Buffer): TarEntry[] {
@@ -420,9 +430,38 @@ describeWith('an upper with renamed directories', [needsRoot()], () => {
 
   it('is right for 10,000 files', async () => {
     const files = 'for d in {0..99}; do mkdir -p big/$d; for f in {0..99}; do echo $d/$f > big/$d/$f; done; done';
-    const subject = container([files]);
+    const subject = largeContainer(files);
     subject.run('mkdir new; mv big new/big; rm new/big/0/0; mv new/big/1 new/big/one');
     expect(await subject.changes()).toHaveLength(10_102);
+    await expectFaithful(subject);
+  });
+});
+
+describeWith('an upper that is written to meanwhile', [needsRoot()], () => {
+  it('is a whole layer all the time', async () => {
+    const subject = container([
+      'for d in {1..20}; do mkdir $d; for f in {1..20}; do head -c 2000 /dev/zero > $d/$f; done; done',
+    ]);
+    const storm = `
+      a=$((RANDOM % 20 + 1)); b=$((RANDOM % 20 + 1)); f=$((RANDOM % 20 + 1))
+      case $((RANDOM % 7)) in
+        0) echo $RANDOM > $a/$f ;;
+        1) rm -rf $a/$f ;;
+        2) mv $a $b/$f ;;
+        3) mv $a/$f $b ;;
+        4) rm -rf $b; mkdir -p $b; echo x > $b/$f ;;
+        5) ln $a/$f $b/$f ;;
+        6) truncate -s $((RANDOM * 100)) $a/$f ;;
+      esac
+    `;
+    await duringStorm(subject.merged, storm, async () => {
+      for (let round = 0; round < 30; round += 1) {
+        const tar = await subject.diff();
+        expect(treeOfTar(tar).entries).toBe(pathsOf(tar).length);
+        await subject.changes();
+      }
+    });
+    expect((await subject.changes()).length).toBeGreaterThan(50);
     await expectFaithful(subject);
   });
 });
@@ -430,7 +469,7 @@ describeWith('an upper with renamed directories', [needsRoot()], () => {
 describeWith('the time of a diff', [needsRoot()], () => {
   it('goes with the changes, not with the lowers', async () => {
     const files = 'for d in {0..399}; do mkdir -p big/$d; for f in {0..99}; do : > big/$d/$f; done; done';
-    const subject = container([files]);
+    const subject = largeContainer(files);
     subject.run('for d in {0..99}; do echo x > big/$d/50; done');
     const times = [];
     for (let i = 0; i < 5; i += 1) {
