@@ -28,7 +28,7 @@ function createCopy(context: DriverContext): Driver {
       fullFidelity: ffi,
       maxDepth: Number.MAX_SAFE_INTEGER,
     },
-    layers: new TarLayers('copy', context.places),
+    layers: new TarLayers({ driver: 'copy', places: context.places }),
     snapshots: new CopySnapshots(context, trees, openDisk, ffi),
     trees,
   };

@@ -1,13 +1,14 @@
 /** The index as a file: written, compared, and made again from its tar. */
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { applyInherited, readInherited } from '../../src/content/inherited.js';
 import { LayerTree } from '../../src/content/layer-tree.js';
 import type { Digest } from '../../src/core/digest.js';
 import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { syncPath } from '../../src/disk/sync.js';
 import { TarScanner } from '../../src/tar/scanner.js';
 import { isHeadOf } from './format.js';
 import { writeIndex } from './index-writer.js';
-import { applyInherited, readInherited } from './inherited.js';
 import type { LayerFiles } from './layer-files.js';
 
 /** A layer whose index is to be made. `tree` is as its tar tells it: what it inherits is read from beside it. */
@@ -35,18 +36,9 @@ export function writeIndexFile(layer: IndexedLayer, path: string): void {
 export function replaceIndexFile(layer: IndexedLayer): void {
   const part = `${layer.files.index}.new`;
   writeIndexFile(layer, part);
-  syncFile(part);
+  syncPath(part);
   renameSync(part, layer.files.index);
-  syncFile(layer.files.directory);
-}
-
-function syncFile(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+  syncPath(layer.files.directory);
 }
 
 /** Whether the index is, byte for byte, what would be written now. */

@@ -6,9 +6,9 @@
  *   catalog     the tar without its payloads
  *   inherited   attributes that implied directories took from below; only where they took any
  */
-import { closeSync, fsync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
+import { inheritedFile } from '../../src/content/inherited.js';
+import { tarFile } from '../tar-layers.js';
 
 export interface LayerFiles {
   directory: string;
@@ -19,17 +19,5 @@ export interface LayerFiles {
 
 export function layerFiles(directory: string): LayerFiles {
   const at = (name: string): string => join(directory, name);
-  return { directory, tar: at('tar'), index: at('index'), inherited: at('inherited') };
-}
-
-const sync = promisify(fsync);
-
-/** fsync(2) of files and directories by their paths, all at once on other threads. */
-export async function syncAll(...paths: string[]): Promise<void> {
-  const fds = paths.map((path) => openSync(path, 'r'));
-  try {
-    await Promise.all(fds.map((fd) => sync(fd)));
-  } finally {
-    for (const fd of fds) closeSync(fd);
-  }
+  return { directory, tar: tarFile(directory), index: at('index'), inherited: inheritedFile(directory) };
 }

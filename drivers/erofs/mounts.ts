@@ -2,16 +2,17 @@
  * Mounts of layer indexes: each once, at RUN/l/DIR, read-only, nosuid, nodev, noexec, shared by everything that uses the
  * layer. They outlive the daemon and are found again. Any thread may ask: a lock keeps two from mounting at once.
  */
-import { closeSync, mkdirSync, openSync, rmdirSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { bytesOf } from '../../src/core/bytes.js';
-import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { LayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
 import { erofsMount } from '../../src/linux/erofs.js';
 import { AT_FDCWD, close } from '../../src/linux/files.js';
 import { waitLock } from '../../src/linux/lock.js';
-import { attach, umount } from '../../src/linux/mount.js';
-import { describeHolders, readMountinfo } from '../../src/linux/mountinfo.js';
+import { attach } from '../../src/linux/mount.js';
+import { removeMountPoint } from '../../src/linux/mount-point.js';
+import { readMountinfo } from '../../src/linux/mountinfo.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
@@ -61,15 +62,8 @@ export class LayerMounts {
   /** Unmounts the layer and removes the mount point; idempotent. Throws MOUNT_BUSY. */
   release(dir: string): void {
     const target = this.places.layerMount(dir);
-    if (tryStatAt(AT_FDCWD, bytesOf(target)) === null) return;
-    this.locked(() => {
-      if (this.find(dir) !== null) unmount(target);
-      try {
-        rmdirSync(target);
-      } catch (thrown) {
-        if (!isErrno(thrown, 'ENOENT')) throw thrown;
-      }
-    });
+    if (!existsSync(target)) return;
+    this.locked(() => removeMountPoint(target, { force: false }));
   }
 
   private locked<T>(work: () => T): T {
@@ -89,20 +83,6 @@ export class LayerMounts {
       ({ fsType, root, mountPoint }) => fsType === 'erofs' && root === '/' && mountPoint.startsWith(below),
     );
     return new Map(ours.map(({ mountPoint, id }) => [mountPoint.slice(below.length), id]));
-  }
-}
-
-function unmount(target: string): void {
-  try {
-    umount(bytesOf(target));
-  } catch (thrown) {
-    if (!isErrno(thrown, 'EBUSY')) throw thrown;
-    const holders = describeHolders(target);
-    throw new LayerdError('MOUNT_BUSY', `${target} is in use${holders === '' ? '' : ` by ${holders}`}`, {
-      details: { path: target, holders },
-      hint: 'End the processes that use it, then try again.',
-      cause: thrown,
-    });
   }
 }
 

@@ -1,13 +1,35 @@
-/** Attributes that implied directories take from the layers below, kept beside the index so that it can be made again. */
-import { readFileSync } from 'node:fs';
-import type { InheritedDirectory } from '../../src/content/sink.js';
-import type { LayerTree } from '../../src/content/layer-tree.js';
-import { fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
-import { sha256 } from '../../src/core/digest.js';
-import { isErrno, LayerdError } from '../../src/core/errors.js';
+/**
+ * Attributes that implied directories take from the layers below, kept beside the layer: its tar does not tell them, and
+ * without them it could not be known whether what is on disk is right.
+ */
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { InheritedDirectory } from './sink.js';
+import type { LayerTree } from './layer-tree.js';
+import { fromBuffer, toBuffer, type ByteString } from '../core/bytes.js';
+import { sha256 } from '../core/digest.js';
+import { isErrno, LayerdError } from '../core/errors.js';
+
+/** Where the stored layer in `directory` keeps what it inherited; nothing is there where it inherited nothing. */
+export function inheritedFile(directory: string): string {
+  return join(directory, 'inherited');
+}
+
+/** Writes the file, or replaces it. Its bytes are durable then; its name is when the caller syncs the directory. */
+export function writeInherited(path: string, directories: readonly InheritedDirectory[]): void {
+  const part = `${path}.new`;
+  const fd = openSync(part, 'w', 0o600);
+  try {
+    writeFileSync(fd, encodeInherited(directories));
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(part, path);
+}
 
 /** The file: a line with the digest of the rest, then JSON; bytes stand as base64. */
-export function encodeInherited(directories: readonly InheritedDirectory[]): Buffer {
+function encodeInherited(directories: readonly InheritedDirectory[]): Buffer {
   const json = Buffer.from(`${JSON.stringify(directories.map(toJson))}\n`);
   return Buffer.concat([Buffer.from(`${sha256(json)}\n`), json]);
 }

@@ -1,0 +1,140 @@
+/** Sinks for layers that are kept as their tars. */
+import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { decodeHeader, PREFIX_BYTES, type CatalogFacts } from '../src/content/catalog.js';
+import { catalogFile, writeCatalog } from '../src/content/catalog-file.js';
+import type { LayerSink, LayerTree, StoredFacts } from '../src/content/sink.js';
+import { TarFileWriter } from '../src/content/tar-file.js';
+import type { Digest } from '../src/core/digest.js';
+import type { DriverName } from '../src/core/words.js';
+import { syncPaths } from '../src/disk/sync.js';
+import { measureTree } from '../src/disk/usage.js';
+import { tarFile } from './tar-layers.js';
+
+/** A layer whose tar is whole and right. */
+export interface TarLayer {
+  /** l/DIR. */
+  directory: string;
+  diffId: Digest;
+  /** Bytes of the tar. */
+  size: number;
+  tree: LayerTree;
+}
+
+export interface TarSinkOptions {
+  driver: DriverName;
+  /** l/DIR, which must not exist. */
+  directory: string;
+  dropCache: boolean;
+  /** See TarLayers.writeBeside. */
+  writeBeside: (layer: TarLayer) => string[];
+}
+
+/** Payloads stay where they are in the tar, and the tree that comes in the end says what is made of them. */
+abstract class WholeTarSink implements LayerSink {
+  readonly driver: DriverName;
+
+  constructor(driver: DriverName) {
+    this.driver = driver;
+  }
+
+  step(): void {
+    // See above.
+  }
+
+  payload(): void {
+    // See above.
+  }
+
+  payloadEnd(): void {
+    // See above.
+  }
+
+  abstract bytes(chunk: Buffer): Promise<void> | undefined;
+  abstract commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts>;
+  abstract abort(): Promise<void>;
+}
+
+/** A layer on its way to disk. */
+export class TarSink extends WholeTarSink {
+  private readonly options: TarSinkOptions;
+  private readonly tar: TarFileWriter;
+
+  constructor(options: TarSinkOptions) {
+    super(options.driver);
+    this.options = options;
+    mkdirSync(options.directory, { mode: 0o700 });
+    this.tar = new TarFileWriter(tarFile(options.directory));
+  }
+
+  bytes(chunk: Buffer): Promise<void> {
+    return this.tar.write(chunk);
+  }
+
+  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+    const { directory, dropCache } = this.options;
+    const syncing = this.tar.finish({ dropCache });
+    try {
+      await setImmediate(); // lets the sync of the tar start on its thread: it runs while this one writes what is beside
+      await this.finish(tree, catalog);
+    } finally {
+      await syncing; // also on failure: abort() must find the descriptor at rest
+    }
+    await syncPaths([directory, dirname(directory)]);
+    return measureTree(directory);
+  }
+
+  async abort(): Promise<void> {
+    await this.tar.abort();
+    await rm(this.options.directory, { recursive: true, force: true });
+  }
+
+  private async finish(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
+    const { directory, writeBeside } = this.options;
+    const path = catalogFile(directory);
+    const { diffId, size } = factsOf(catalog, path);
+    const written = writeBeside({ directory, diffId, size, tree });
+    writeCatalog(path, catalog);
+    await syncPaths([...written, path]);
+  }
+}
+
+/** Takes the catalog that a stored tar gives, in the place of the one that is there, and nothing else. */
+export class CatalogSink extends WholeTarSink {
+  private readonly path: string;
+
+  constructor(driver: DriverName, directory: string) {
+    super(driver);
+    this.path = catalogFile(directory);
+  }
+
+  bytes(): undefined {
+    return undefined;
+  }
+
+  async commit(_tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+    const part = this.part;
+    rmSync(part, { force: true });
+    writeCatalog(part, catalog);
+    await syncPaths([part]);
+    renameSync(part, this.path);
+    await syncPaths([dirname(this.path)]);
+    return measureTree(dirname(this.path));
+  }
+
+  async abort(): Promise<void> {
+    rmSync(this.part, { force: true });
+  }
+
+  private get part(): string {
+    return `${this.path}.new`;
+  }
+}
+
+/** What a finished catalog says of its layer. `path` is for errors. */
+function factsOf(catalog: readonly Buffer[], path: string): CatalogFacts {
+  const head = Buffer.concat(catalog.slice(0, 1));
+  return decodeHeader(head.subarray(0, PREFIX_BYTES), head.subarray(PREFIX_BYTES), path).facts;
+}
