@@ -2,11 +2,11 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { fromBuffer, type ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
-import { walkLayer, type LayerTree } from '../../src/content/layer-tree.js';
+import { LayerTree, walkLayer } from '../../src/content/layer-tree.js';
 import { inheritedDirectories, mergeTrees, type MergedNode } from '../../src/content/merge.js';
 import { acceptedEntries, mergeModel, isAccepted, type ModelNode } from '../model/merge-model.js';
 import { arbitraryEntries, arbitraryStack } from '../model/arbitrary.js';
-import { layerTar, type EntrySpec } from '../model/spec.js';
+import { entrySpec, layerTar, type EntrySpec } from '../model/spec.js';
 import { treeOfTar } from '../model/tree.js';
 
 const RUNS = { numRuns: 400 };
@@ -148,6 +148,68 @@ describe('a layer tree', () => {
     );
   });
 });
+
+describe('paths that nobody would write', () => {
+  const component = fc.constantFrom(
+    'a',
+    'b',
+    'c',
+    '.',
+    '..',
+    '',
+    '.wh.',
+    '.wh.a',
+    '.wh..',
+    '.wh..wh..opq',
+    '.wh..wh.x',
+  );
+  const path = fc.array(component, { minLength: 1, maxLength: 5 }).map((parts) => parts.join('/') as ByteString);
+  const type = fc.constantFrom('file', 'directory', 'symlink', 'symlink', 'hardlink');
+  const entry = fc.tuple(type, path, path).map(([kind, from, to]) => {
+    const linkPath = kind === 'symlink' && to === '' ? ('/' as ByteString) : to;
+    return entrySpec(from, { type: kind, linkPath });
+  });
+
+  it('mean what the specification says, or are refused', () => {
+    fc.assert(
+      fc.property(fc.array(entry, { maxLength: 8 }), (entries) => {
+        const layer = acceptedEntries(entries);
+        expect(kindsOf(applied(layer))).toEqual(kindsOfModel(mergeModel([layer])));
+        for (const refused of entries.filter((one) => !layer.includes(one))) {
+          expect(isAccepted([...layer, refused])).toBe(isApplied([...layer, refused]));
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+});
+
+/** The tree of entries that no tar writer would take. */
+function applied(layer: readonly EntrySpec[]): LayerTree {
+  const tree = new LayerTree();
+  for (const { content, ...spec } of layer) {
+    tree.apply({ ...spec, size: content.length, sparse: null, headerOffset: 0, dataOffset: 0, storedSize: 0 });
+  }
+  return tree;
+}
+
+function isApplied(layer: readonly EntrySpec[]): boolean {
+  try {
+    applied(layer);
+    return true;
+  } catch (thrown) {
+    if (thrown instanceof LayerdError) return false;
+    throw thrown;
+  }
+}
+
+function kindsOf(tree: LayerTree): string[] {
+  return [...walkMerged(mergeTrees([tree]), '' as ByteString)].map(([path, { node }]) => `${path}:${node.kind}`).sort();
+}
+
+function kindsOfModel(model: ReadonlyMap<ByteString, ModelNode>): string[] {
+  return [...model].map(([path, { type }]) => `${path}:${type}`).sort();
+}
 
 function expectedAttributes(path: ByteString, node: ModelNode | undefined) {
   if (node === undefined) throw new Error(`the model has nothing at ${path}`);

@@ -331,7 +331,9 @@ describe('whiteouts', () => {
       expect(shape(tree)).toEqual(['x:directory!', 'x/f:file']);
       expect(tree.implied()).toEqual([]);
     }
-    expect(lastStep(file('.wh.x'), file('x/f')).implied).toMatchObject([{ path: 'x', replaced: { kind: 'whiteout' } }]);
+    expect(lastStep(file('.wh.x'), file('x/f')).implied).toMatchObject([
+      { path: 'x', replaced: { kind: 'whiteout', links: 0 } },
+    ]);
   });
 
   it('stay in force when their name is replaced again', () => {
