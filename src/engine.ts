@@ -34,6 +34,7 @@ import { Leases } from './store/leases.js';
 import { LayerListing } from './store/listing.js';
 import { StoreMetrics } from './store/metrics.js';
 import { recover, type RecoveryReport } from './store/recovery.js';
+import { Trees } from './store/trees.js';
 import { WorkerPool } from './workers/pool.js';
 
 /** How the driver came to be chosen. */
@@ -83,7 +84,8 @@ export class Engine implements EngineApi {
     this.layerStore = new Layers(context);
     this.listing = new LayerListing(context);
     this.leaseStore = new Leases(context);
-    this.containerStore = new Containers(context);
+    const trees = new Trees(context);
+    this.containerStore = new Containers(context, trees);
     this.imageStore = new Images(context, new Chains(context, this.layerStore));
     this.loader = new Loader(context, this.layerStore, this.imageStore, this.leaseStore);
     const shared = {
@@ -94,7 +96,7 @@ export class Engine implements EngineApi {
     };
     this.saver = new Saver(context, shared);
     this.committer = new Committer(context, shared);
-    this.collector = new Collector(context, collectorSettings(config));
+    this.collector = new Collector(context, trees, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
     this.explainer = new Explainer(context);
@@ -117,7 +119,7 @@ export class Engine implements EngineApi {
       const choice = chooseDriver(config, places);
       writer = await MetadataWriter.open(places.database);
       pool = new WorkerPool(
-        { root: config.root, run: config.run, driverOptions: config.driverOptions },
+        { root: config.root, run: config.run, driverOptions: config.driverOptions, limits: config.limits },
         laneSizes(config.workers),
       );
       const context: StoreContext = {

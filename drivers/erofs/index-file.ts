@@ -74,7 +74,8 @@ export function indexLooksWhole({ index }: LayerFiles): boolean {
  * when it is to be mounted; the tar was verified when it was stored, and `check` verifies it again.
  */
 export function scanTarFile(path: string): LayerTree {
-  const tree = new LayerTree();
+  // The layer was accepted once: no limit is asked again.
+  const tree = new LayerTree({ maxEntries: Number.POSITIVE_INFINITY });
   const scanner = new TarScanner({ ...HEADERS_ONLY, entry: (entry) => tree.apply(entry) });
   const fd = openSync(path, 'r');
   try {

@@ -56,7 +56,8 @@ export async function* readCatalog(path: string): AsyncGenerator<CatalogRecord> 
 
 /** The layer that a catalog describes, as its tar built it when it was stored. Throws LAYER_DAMAGED. */
 export async function catalogTree(path: string): Promise<LayerTree> {
-  const tree = new LayerTree();
+  // The layer was accepted once: no limit is asked again.
+  const tree = new LayerTree({ maxEntries: Number.POSITIVE_INFINITY });
   const replay = new CatalogReplay(path, (entry) => {
     tree.apply(entry);
   });

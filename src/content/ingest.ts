@@ -32,6 +32,8 @@ export interface Expectation {
   diffId?: Digest;
   /** Most bytes that the uncompressed tar may have. */
   maxSize?: number;
+  /** Most entries that the layer may have, directories that it implies included. */
+  maxEntries?: number;
 }
 
 export interface IngestHooks {
@@ -70,7 +72,7 @@ export async function ingest(
 ): Promise<Ingested> {
   const stop = new AbortController();
   const signal = hooks.signal === undefined ? stop.signal : AbortSignal.any([hooks.signal, stop.signal]);
-  const intake = new Intake(sink, hooks);
+  const intake = new Intake(sink, hooks, expect.maxEntries);
   try {
     const blob = await openCompressed(abortable(source, signal));
     const tar = inflate(blob.source, blob.compression, {
@@ -100,7 +102,7 @@ class Intake implements TarHandler {
   private readonly blobDigester = newDigester();
   private readonly tarDigester = newDigester();
   private readonly scanner = new TarScanner(this);
-  private readonly tree = new LayerTree();
+  private readonly tree: LayerTree;
   private readonly catalog = new CatalogBuilder();
   private bytesIn = 0;
   private bytesOut = 0;
@@ -108,9 +110,10 @@ class Intake implements TarHandler {
   /** The entries of the last chunk took this thread longer than hashing it would. */
   private busy = false;
 
-  constructor(sink: LayerSink, hooks: IngestHooks) {
+  constructor(sink: LayerSink, hooks: IngestHooks, maxEntries: number | undefined) {
     this.sink = sink;
     this.hooks = hooks;
+    this.tree = new LayerTree(maxEntries === undefined ? undefined : { maxEntries });
   }
 
   /** The bytes as they come. Of a plain tar one digest serves both. */

@@ -13,7 +13,7 @@ import type { WorkerSettings } from './protocol.js';
 export function createJobs(settings: WorkerSettings) {
   const places = new Places(settings.root, settings.run);
   const drivers = createDrivers(places, settings.driverOptions);
-  return { ...layerJobs(drivers, places), ...snapshotJobs(drivers), ...diskJobs(drivers, places) };
+  return { ...layerJobs(drivers, places, settings.limits), ...snapshotJobs(drivers), ...diskJobs(drivers, places) };
 }
 
 type Jobs = ReturnType<typeof createJobs>;

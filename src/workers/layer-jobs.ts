@@ -3,6 +3,7 @@ import type { Drivers } from '../../drivers/index.js';
 import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { toBuffer } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
+import type { EngineConfig } from '../core/engine-config.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { KeptBlob } from '../content/kept-blob.js';
@@ -38,7 +39,7 @@ export interface ByteProgress {
 const PROGRESS_MS = 100;
 
 /** Calls on stored layers. */
-export function layerJobs(drivers: Drivers, places: Places) {
+export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig['limits']) {
   const keeper = (layer: StoredLayer) => drivers(layer.driver).layers;
 
   const runIngest = async (
@@ -47,7 +48,8 @@ export function layerJobs(drivers: Drivers, places: Places) {
     context: JobContext,
   ): Promise<Ingested> => {
     let told = 0;
-    return ingest(source, drivers(args.driver).layers.begin(args.dir), args.expect, {
+    const expect = { ...args.expect, maxSize: limits.layerBytes, maxEntries: limits.layerEntries };
+    return ingest(source, drivers(args.driver).layers.begin(args.dir), expect, {
       signal: context.signal,
       progress: (bytesIn, bytesOut) => {
         const now = performance.now();
