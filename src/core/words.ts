@@ -205,7 +205,7 @@ export interface GcOptions {
 export interface GcReport {
   dryRun: boolean;
   removed: {
-    kind: 'image' | 'layer' | 'snapshot' | 'lease' | 'blob' | 'stray';
+    kind: 'image' | 'layer' | 'tree' | 'lease' | 'blob';
     id: string;
     bytes: number;
     why: string;
@@ -262,7 +262,7 @@ export interface DiskReport {
   }[];
   images: { id: Digest; refs: string[]; unique: number; shared: number }[];
   reclaimable: number;
-  /** Bytes that several files share by reflink, counted once for each in `total`; null where it cannot be told. */
+  /** Bytes in `total` that are there once but counted for several files, which share them by reflink; null: unknown. */
   sharedExtents: number | null;
   /** When the live uppers were last measured; null if there are none. */
   uppersMeasured: number | null;

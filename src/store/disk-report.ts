@@ -55,7 +55,7 @@ export class DiskReporter {
       images: this.imageRows(),
       reclaimable:
         rows.filter((row) => row.kind === 'trash').reduce((sum, row) => sum + row.bytes, 0) + this.unneeded(),
-      sharedExtents: null,
+      sharedExtents: await pool.run('stream', 'store.shared', undefined),
       uppersMeasured: this.uppers?.at ?? null,
     };
   }
@@ -85,18 +85,19 @@ export class DiskReporter {
   private async upperRows(): Promise<Row[]> {
     const { reader, pool, places } = this.context;
     const containers = reader.containers();
-    if (this.uppers === null || Date.now() - this.uppers.at > UPPERS_FRESH_MS) {
-      const paths = containers.map((row) => places.snapshot(row.dir));
-      const measures = await pool.run('stream', 'store.measure', { paths });
-      const bytes = new Map<string, Measure>();
-      for (const [index, row] of containers.entries()) {
-        const measure = measures[index];
-        if (measure != null) bytes.set(row.dir, measure);
-      }
-      this.uppers = containers.length === 0 ? null : { at: Date.now(), bytes };
+    if (containers.length === 0) this.uppers = null;
+    else if (this.uppers === null || Date.now() - this.uppers.at > UPPERS_FRESH_MS) {
+      this.uppers = { at: Date.now(), bytes: new Map() };
+    }
+    const known = this.uppers?.bytes ?? new Map<string, Measure>();
+    const fresh = containers.filter((row) => !known.has(row.dir));
+    const measures = await pool.run('stream', 'store.measure', { paths: fresh.map((row) => places.snapshot(row.dir)) });
+    for (const [index, row] of fresh.entries()) {
+      const measure = measures[index];
+      if (measure != null) known.set(row.dir, measure);
     }
     return containers.map((row) => {
-      const measure = this.uppers?.bytes.get(row.dir);
+      const measure = known.get(row.dir);
       return {
         kind: 'container',
         id: row.id,

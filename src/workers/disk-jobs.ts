@@ -8,10 +8,12 @@ import { LayerdError } from '../core/errors.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { measureAll, measureFrame, scanStore, type StoreNames } from '../disk/scan.js';
+import { countedTwice } from '../disk/shared.js';
 import { emptyTrash, moveToTrash, type Emptied, type TrashList } from '../disk/trash.js';
 import type { Measure } from '../disk/usage.js';
 import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
 import { umount } from '../linux/mount.js';
+import type { JobContext } from './job.js';
 
 /** A layer that lost its row. */
 export interface CollectedLayer {
@@ -34,7 +36,8 @@ export function diskJobs(drivers: Drivers, places: Places) {
   return {
     'trash.move': async (args: TrashList): Promise<void> => moveToTrash(places, args),
 
-    'trash.empty': async (args: { entries: number }): Promise<Emptied> => emptyTrash(places, args.entries),
+    'trash.empty': async (args: { entries: number }, context: JobContext): Promise<Emptied> =>
+      emptyTrash(places, args.entries, context.signal),
 
     /** Unmounts what layers without a row still have mounted; `pinned`: bytes of those that someone keeps busy. */
     'trash.layers': async (args: { layers: CollectedLayer[] }): Promise<{ pinned: number }> => {
@@ -50,7 +53,7 @@ export function diskJobs(drivers: Drivers, places: Places) {
       return { pinned };
     },
 
-    /** Trees of chains that none of these stacks needs. */
+    /** Trees of chains, half-made ones (`NAME.…`) among them, that none of these stacks needs. */
     'trees.unneeded': async (args: {
       stacks: { driver: DriverName; stack: readonly StoredLayer[] }[];
     }): Promise<string[]> => {
@@ -61,7 +64,7 @@ export function diskJobs(drivers: Drivers, places: Places) {
         const stacks = args.stacks.filter((stack) => stack.driver === name).map((stack) => stack.stack);
         for (const tree of drivers(name).trees?.names(stacks) ?? []) needed.add(tree);
       }
-      return there.filter((name) => !needed.has(name));
+      return there.filter((name) => !needed.has(name.replace(/\..*/, '')));
     },
 
     /** Puts a whole copy in the place of a damaged one, in one step; a mount of the damaged one is let go. */
@@ -78,6 +81,8 @@ export function diskJobs(drivers: Drivers, places: Places) {
     'store.scan': async (): Promise<StoreNames> => scanStore(places),
 
     'store.measure': async (args: { paths: string[] }): Promise<(Measure | null)[]> => measureAll(args.paths),
+
+    'store.shared': async (): Promise<number | null> => countedTwice([places.trees, places.snapshots]),
 
     'store.frame': async (): Promise<Measure> => measureFrame(places),
 
