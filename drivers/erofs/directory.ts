@@ -5,11 +5,11 @@
 import type { ByteString } from '../../src/core/bytes.js';
 import { BLOCK_BYTES, DIRENT_BYTES, writeDirent } from './format.js';
 
-/** What a name of a directory points to. */
-export interface Target {
-  nid: number;
+/** What the names of a directory point to, by their place among the names. */
+export interface Targets {
+  nid(index: number): number;
   /** See FILE_TYPE. */
-  type: number;
+  type(index: number): number;
 }
 
 /** The names of a directory as it lists them. */
@@ -39,14 +39,13 @@ export function writeDirectoryBlock(
   at: number,
   names: readonly ByteString[],
   start: number,
-  target: (index: number) => Target,
+  targets: Targets,
 ): number {
   const { end } = fill(names, start);
   let nameOffset = (end - start) * DIRENT_BYTES;
   for (let i = start; i < end; i += 1) {
     const name = names[i] ?? ('' as ByteString);
-    const { nid, type } = target(i);
-    writeDirent(into, at + (i - start) * DIRENT_BYTES, nid, nameOffset, type);
+    writeDirent(into, at + (i - start) * DIRENT_BYTES, targets.nid(i), nameOffset, targets.type(i));
     into.write(name, at + nameOffset, 'latin1');
     nameOffset += name.length;
   }

@@ -132,10 +132,13 @@ export function chunkFormat(bits: number): number {
   return 0x20 | bits;
 }
 
-/** One entry of a chunk table; `null` is a hole. Device 0 is the image itself. */
-export function writeChunkEntry(into: Buffer, at: number, where: { device: number; block: number } | null): void {
-  into.writeUInt16LE(where?.device ?? 0, at + 2);
-  into.writeUInt32LE(where?.block ?? 0xffff_ffff, at + 4);
+/** The block address of a chunk that is a hole. */
+export const HOLE = 0xffff_ffff;
+
+/** One entry of a chunk table. Device 0 is the image itself, 1 the first of the files beside it. */
+export function writeChunkEntry(into: Buffer, at: number, device: number, block: number): void {
+  into.writeUInt16LE(device, at + 2);
+  into.writeUInt32LE(block, at + 4);
 }
 
 /** A device number as the kernel's new_encode_dev has it: 12 bits of major, 20 of minor. */

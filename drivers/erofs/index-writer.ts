@@ -4,13 +4,14 @@
  */
 import { LayerNode } from '../../src/content/layer-tree.js';
 import type { ByteString } from '../../src/core/bytes.js';
-import { writeDirectoryBlock, type Target } from './directory.js';
+import { writeDirectoryBlock, type Targets } from './directory.js';
 import {
   BLOCK_BYTES,
   CHUNK_BITS_MAX,
   CHUNK_ENTRY_BYTES,
   DATA_LAYOUT,
   FILE_TYPE,
+  HOLE,
   INODE_BYTES,
   MODE_TYPE,
   chunkFormat,
@@ -144,11 +145,12 @@ class Writer {
   }
 
   private directoryBlock(directory: DirectoryPlan, at: number, first: number): number {
-    const target = (index: number): Target => {
-      const inode = directory.targets[index] ?? 0;
-      return { nid: nidOf(this.layout, inode), type: FILE_TYPE[inodeType(nodeOf(this.layout, inode))] };
+    const inodeAt = (index: number): number => directory.targets[index] ?? 0;
+    const targets: Targets = {
+      nid: (index) => nidOf(this.layout, inodeAt(index)),
+      type: (index) => FILE_TYPE[inodeType(nodeOf(this.layout, inodeAt(index)))],
     };
-    return writeDirectoryBlock(this.out.buffer, at, directory.names, first, target);
+    return writeDirectoryBlock(this.out.buffer, at, directory.names, first, targets);
   }
 
   private chunkTable(inode: number, node: LayerNode, at: number): void {
@@ -162,7 +164,7 @@ class Writer {
     const device = this.source.tarOf(node) + 1;
     const bytesPerChunk = chunkSize(CHUNK_BITS_MAX);
     for (let chunk = 0; chunk * bytesPerChunk < node.size; chunk += 1) {
-      this.chunkEntry(start, chunk, { device, block: (node.dataOffset + chunk * bytesPerChunk) / BLOCK_BYTES });
+      this.chunkEntry(start, chunk, device, (node.dataOffset + chunk * bytesPerChunk) / BLOCK_BYTES);
     }
   }
 
@@ -172,21 +174,21 @@ class Writer {
     let next = 0;
     let copies = copiesFrom;
     for (const run of chunks.runs) {
-      while (next < run.first) this.chunkEntry(start, next++, null);
+      while (next < run.first) this.chunkEntry(start, next++, 0, HOLE);
       const from = run.offset === null ? copies : run.offset / BLOCK_BYTES;
       const device = run.offset === null ? 0 : tar;
       while (next < run.end) {
         const block = from + (next - run.first) * blocksPerChunk;
-        this.chunkEntry(start, next++, { device, block });
+        this.chunkEntry(start, next++, device, block);
       }
       if (run.offset === null) copies += runBytes(chunks, node.size, run) / BLOCK_BYTES;
     }
-    while (next < chunks.chunks) this.chunkEntry(start, next++, null);
+    while (next < chunks.chunks) this.chunkEntry(start, next++, 0, HOLE);
   }
 
-  private chunkEntry(table: number, chunk: number, where: { device: number; block: number } | null): void {
+  private chunkEntry(table: number, chunk: number, device: number, block: number): void {
     const at = this.out.room(table + chunk * CHUNK_ENTRY_BYTES, CHUNK_ENTRY_BYTES);
-    writeChunkEntry(this.out.buffer, at, where);
+    writeChunkEntry(this.out.buffer, at, device, block);
   }
 
   private outside(inode: number): void {
