@@ -13,7 +13,6 @@ import { readXattrs, type XattrTarget } from '../linux/xattr.js';
 import type { TarEntryType } from '../tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../tar/writer.js';
 import { isOverlayPrivate } from './names.js';
-import type { ByteSource } from './source.js';
 
 /** Something to write; descriptors stay open until the next item is asked for. */
 export type TarItem =
@@ -52,13 +51,11 @@ const MARKER: Omit<EntryToWrite, 'path'> = {
 };
 
 /** The tar of all items, ended by its two zero blocks. Throws what {@link encodeEntry} throws, naming the file. */
-export async function* tarOf(items: Iterable<TarItem>, options: TreeTarOptions = {}): ByteSourceGenerator {
+export async function* tarOf(items: Iterable<TarItem>, options: TreeTarOptions = {}): AsyncGenerator<Buffer, void> {
   const writer = new TreeTarWriter(options);
   for (const item of items) yield* writer.write(item);
   yield* writer.end();
 }
-
-type ByteSourceGenerator = ByteSource & AsyncGenerator<Buffer, void>;
 
 class TreeTarWriter {
   private readonly options: TreeTarOptions;

@@ -46,9 +46,14 @@ export function openUncovered(path: ByteString): number {
   }
 }
 
-/** The entries of an open directory, names in byte order. */
+/** The entries of an open directory, names in byte order; none where it has been removed meanwhile. */
 export function sortedEntries(fd: number): DirectoryEntry[] {
-  return readDirectory(fd).sort((a, b) => (a.name < b.name ? -1 : 1));
+  try {
+    return readDirectory(fd).sort((a, b) => (a.name < b.name ? -1 : 1));
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return [];
+    throw thrown;
+  }
 }
 
 function* walkTree(rootFd: number): Generator<TarItem, void> {

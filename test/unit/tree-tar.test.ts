@@ -1,9 +1,20 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, symlinkSync, truncateSync, writeFileSync, appendFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  constants,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { ByteString } from '../../src/core/bytes.js';
-import { tarOfTree } from '../../src/content/tree-tar.js';
+import { sortedEntries, tarOfTree } from '../../src/content/tree-tar.js';
 import { TarScanner } from '../../src/tar/scanner.js';
 import type { TarEntry } from '../../src/tar/entry.js';
 import { treeOfTar } from '../model/tree.js';
@@ -61,7 +72,7 @@ function openDescriptors(): number {
   return readdirSync('/proc/self/fd').length;
 }
 
-describeWith('the tar of a tree', [needsRoot(), needsProgram('setfattr', 'attr')], () => {
+describeWith('the tar of a tree', [needsRoot(), needsProgram('python3'), needsProgram('setfattr', 'attr')], () => {
   it('makes the same tree again', async () => {
     const root = tree(`
       mkdir -p d/e $'odd\\xff' empty; echo x > d/x; ln d/x d/e/y; ln -s ../nowhere d/l; mkfifo p; mknod c c 1 3
@@ -121,7 +132,7 @@ describeWith('the tar of a tree', [needsRoot(), needsProgram('setfattr', 'attr')
   it('works without the right to clone a mount', async () => {
     const root = tree('echo x > f');
     const script = `
-      import { tarOfTree } from ${JSON.stringify(TREE_TAR)};
+      import { sortedEntries, tarOfTree } from ${JSON.stringify(TREE_TAR)};
       for await (const chunk of tarOfTree(process.argv[1])) process.stdout.write(chunk);
     `;
     const node = [process.execPath, '--input-type=module', '-e', script, root];
@@ -156,6 +167,17 @@ describeWith('the tar of a tree that changes meanwhile', [needsRoot()], () => {
       rmSync(join(root, 'z'), { recursive: true });
     });
     expect(paths(tar)).toEqual(['./', 'large']);
+  });
+
+  it('has an empty directory for one that is removed before its names are read', () => {
+    const root = tree('mkdir d; touch d/f');
+    const fd = openSync(join(root, 'd'), constants.O_RDONLY | constants.O_DIRECTORY);
+    try {
+      rmSync(join(root, 'd'), { recursive: true });
+      expect(sortedEntries(fd)).toEqual([]);
+    } finally {
+      closeSync(fd);
+    }
   });
 
   it('never follows a link that took the place of a file or a directory', async () => {

@@ -86,7 +86,15 @@ function displayEscaped(path: ByteString): string {
   return path.replace(/[^\x20-\x5b\x5d-\x7e]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 
-describeWith('an upper', [needsRoot(), needsProgram('setfattr', 'attr'), needsProgram('setcap', 'libcap2-bin')], () => {
+const TOOLS = [
+  needsRoot(),
+  needsProgram('python3'),
+  needsProgram('setfattr', 'attr'),
+  needsProgram('setfacl', 'acl'),
+  needsProgram('setcap', 'libcap2-bin'),
+];
+
+describeWith('an upper', TOOLS, () => {
   it('without changes is an empty diff', async () => {
     const subject = container();
     expect(await subject.changes()).toEqual([]);
@@ -343,7 +351,7 @@ describeWith('an upper', [needsRoot(), needsProgram('setfattr', 'attr'), needsPr
   });
 });
 
-describeWith('an upper with renamed directories', [needsRoot()], () => {
+describeWith('an upper with renamed directories', TOOLS, () => {
   it('is the whole directory at its new place and a whiteout at the old', async () => {
     const subject = container();
     subject.run('mv usr/lib/app opt');
@@ -437,7 +445,7 @@ describeWith('an upper with renamed directories', [needsRoot()], () => {
   });
 });
 
-describeWith('an upper that is written to meanwhile', [needsRoot()], () => {
+describeWith('an upper that is written to meanwhile', TOOLS, () => {
   it('is a whole layer all the time', async () => {
     const subject = container([
       'for d in {1..20}; do mkdir $d; for f in {1..20}; do head -c 2000 /dev/zero > $d/$f; done; done',
