@@ -1,14 +1,35 @@
-import { Gauge, Registry, collectDefaultMetrics } from 'prom-client';
+import { createRequire } from 'node:module';
+import type * as Prometheus from 'prom-client';
 import type { StoreContext } from './context.js';
+
+const require = createRequire(import.meta.url);
 
 /** The store in Prometheus' text format; read when asked for, nothing is counted on hot paths. */
 export class StoreMetrics {
-  private readonly registry = new Registry();
-  private loopDelaySeconds = 0;
+  private readonly context: StoreContext;
+  private metrics: Metrics | null = null;
 
   constructor(context: StoreContext) {
-    const { reader, pool } = context;
-    collectDefaultMetrics({ register: this.registry });
+    this.context = context;
+  }
+
+  /** `loopDelaySeconds`: the delay of the event loop now. */
+  text(loopDelaySeconds: number): Promise<string> {
+    // Loaded when somebody asks: it would be a good part of the daemon's start and memory.
+    this.metrics ??= new Metrics(require('prom-client') as typeof Prometheus, this.context);
+    return this.metrics.text(loopDelaySeconds);
+  }
+}
+
+class Metrics {
+  private readonly library: typeof Prometheus;
+  private readonly registry: Prometheus.Registry;
+  private loopDelaySeconds = 0;
+
+  constructor(library: typeof Prometheus, { reader, pool }: StoreContext) {
+    this.library = library;
+    this.registry = new library.Registry();
+    library.collectDefaultMetrics({ register: this.registry });
     this.gauge('layerd_images', 'Images in the store.', () => reader.counts().images);
     this.gauge('layerd_layers', 'Layers in the store.', () => reader.counts().layers);
     this.gauge('layerd_containers', 'Containers.', () => reader.counts().containers);
@@ -19,32 +40,34 @@ export class StoreMetrics {
       'How late the main thread is, 99th percentile since the start.',
       () => this.loopDelaySeconds,
     );
-    const registry = this.registry;
-    new Gauge({
-      name: 'layerd_jobs',
-      help: 'Jobs waiting and running, by lane of the worker pool.',
-      labelNames: ['lane'],
-      registers: [registry],
-      collect() {
-        for (const [lane, depth] of Object.entries(pool.depth())) this.set({ lane }, depth);
-      },
-    });
+    this.registry.registerMetric(
+      new library.Gauge({
+        name: 'layerd_jobs',
+        help: 'Jobs waiting and running, by lane of the worker pool.',
+        labelNames: ['lane'],
+        registers: [],
+        collect() {
+          for (const [lane, depth] of Object.entries(pool.depth())) this.set({ lane }, depth);
+        },
+      }),
+    );
   }
 
-  /** `loopDelaySeconds`: the delay of the event loop now. */
   text(loopDelaySeconds: number): Promise<string> {
     this.loopDelaySeconds = loopDelaySeconds;
     return this.registry.metrics();
   }
 
   private gauge(name: string, help: string, value: () => number): void {
-    new Gauge({
-      name,
-      help,
-      registers: [this.registry],
-      collect() {
-        this.set(value());
-      },
-    });
+    this.registry.registerMetric(
+      new this.library.Gauge({
+        name,
+        help,
+        registers: [],
+        collect() {
+          this.set(value());
+        },
+      }),
+    );
   }
 }

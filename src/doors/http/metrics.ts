@@ -1,11 +1,53 @@
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { createRequire } from 'node:module';
+import type * as Prometheus from 'prom-client';
+
+const require = createRequire(import.meta.url);
+
+interface Measured {
+  method: string;
+  route: string;
+  status: number;
+  elapsedMs: number;
+}
+
+/** What is told of the door when it is asked. */
+export interface DoorState {
+  requests: number;
+  connections: number;
+  refused: number;
+}
 
 /** The door's own numbers. The engine's are its own affair; GET /metrics answers both. */
 export class DoorMetrics {
-  private readonly registry = new Registry();
-  private readonly durations: Histogram<'method' | 'route' | 'status'>;
+  private readonly now: () => DoorState;
+  private metrics: Metrics | null = null;
 
-  constructor(now: () => { requests: number; connections: number; refused: number }) {
+  constructor(now: () => DoorState) {
+    this.now = now;
+  }
+
+  observe(measured: Measured): void {
+    this.loaded().observe(measured);
+  }
+
+  /** Prometheus text format. */
+  text(): Promise<string> {
+    return this.loaded().text();
+  }
+
+  /** The library is loaded by the first request: it would be a good part of the daemon's start. */
+  private loaded(): Metrics {
+    this.metrics ??= new Metrics(require('prom-client') as typeof Prometheus, this.now);
+    return this.metrics;
+  }
+}
+
+class Metrics {
+  private readonly registry: Prometheus.Registry;
+  private readonly durations: Prometheus.Histogram<'method' | 'route' | 'status'>;
+
+  constructor({ Counter, Gauge, Histogram, Registry }: typeof Prometheus, now: () => DoorState) {
+    this.registry = new Registry();
     const registers = [this.registry];
     this.durations = new Histogram({
       name: 'layerd_http_request_duration_seconds',
@@ -14,7 +56,7 @@ export class DoorMetrics {
       buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300],
       registers,
     });
-    const gauge = (name: string, help: string, read: () => number): Gauge =>
+    const gauge = (name: string, help: string, read: () => number): Prometheus.Gauge =>
       new Gauge({
         name,
         help,
@@ -37,11 +79,10 @@ export class DoorMetrics {
     });
   }
 
-  observe(method: string, route: string, status: number, elapsedMs: number): void {
+  observe({ method, route, status, elapsedMs }: Measured): void {
     this.durations.observe({ method, route, status }, elapsedMs / 1000);
   }
 
-  /** Prometheus text format. */
   text(): Promise<string> {
     return this.registry.metrics();
   }

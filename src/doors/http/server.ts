@@ -1,26 +1,25 @@
 /** The native API: HTTP/JSON over the Unix socket. Puts the routes, their checks, log and metrics together. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import swagger from '@fastify/swagger';
-import { Ajv } from 'ajv';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import type { EngineApi } from '../../core/api.js';
 import type { LayerdError } from '../../core/errors.js';
 import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
 import { clientGone } from './body.js';
+import { addComponents, schemaController } from './compilers.js';
 import type { DoorContext } from './context.js';
-import { invalidRequest, requestError, routeNotFound, statusOf } from './errors.js';
+import { requestError, routeNotFound, statusOf } from './errors.js';
 import { takeDescriptor } from '../peer.js';
 import { DoorMetrics } from './metrics.js';
 import { OnceOnly } from './once.js';
+import { describeRoutes } from './openapi.js';
 import { lingerThenClose, Operations, shuttingDown } from './operations.js';
 import { containerRoutes } from './routes/containers.js';
 import { imageRoutes } from './routes/images.js';
 import { layerRoutes } from './routes/layers.js';
 import { storeRoutes } from './routes/store.js';
 import { metricsOf, systemRoutes } from './routes/system.js';
-import { COMPONENTS } from './words.js';
 
 export interface HttpDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
   engine: EngineApi;
@@ -44,6 +43,8 @@ export class HttpDoor {
   private readonly failures = new WeakMap<FastifyRequest, LayerdError>();
   private readonly idleTimers = new WeakMap<Socket, NodeJS.Timeout>();
   private readonly context: DoorContext;
+  /** The OpenAPI document, once somebody asked for it. */
+  private description: Promise<object> | null = null;
   private stopping = false;
   /** Set by open(), before anything can connect. */
   private http: Server | null = null;
@@ -74,6 +75,7 @@ export class HttpDoor {
       logger: false,
       bodyLimit: MAX_JSON_BYTES,
       exposeHeadRoutes: false,
+      schemaController,
       routerOptions: { maxParamLength: 1024 },
       serverFactory: (handler) => (door.http = door.createHttp(handler)),
       genReqId: () => crypto.randomUUID(),
@@ -136,30 +138,22 @@ export class HttpDoor {
   }
 
   private async assemble(app: FastifyInstance): Promise<void> {
-    for (const [name, schema] of Object.entries(COMPONENTS)) app.addSchema({ $id: name, ...schema });
-    useCompilers(app);
-    await app.register(swagger, {
-      openapi: {
-        openapi: '3.1.0',
-        info: {
-          title: 'layerd',
-          version: this.options.version,
-          description: 'A copy-on-write storage engine for container layers.',
-          license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
-        },
-      },
-      refResolver: {
-        buildLocalReference: (json, _base, _fragment, index) =>
-          typeof json['$id'] === 'string' ? json['$id'] : `schema${index}`,
-      },
-    });
+    addComponents(app);
     this.addHooks(app);
     await app.register((routes, _options, done) => {
-      for (const add of [systemRoutes, imageRoutes, layerRoutes, containerRoutes, storeRoutes])
-        add(routes, this.context);
-      routes.get('/v1/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+      this.addRoutes(routes);
+      routes.get('/v1/openapi.json', { schema: { hide: true } }, () => this.describe());
       done();
     });
+  }
+
+  private addRoutes(app: FastifyInstance): void {
+    for (const add of [systemRoutes, imageRoutes, layerRoutes, containerRoutes, storeRoutes]) add(app, this.context);
+  }
+
+  private describe(): Promise<object> {
+    this.description ??= describeRoutes(this.options.version, (app) => this.addRoutes(app));
+    return this.description;
   }
 
   private addHooks(app: FastifyInstance): void {
@@ -188,7 +182,7 @@ export class HttpDoor {
     const error = this.failures.get(request) ?? (reply.raw.writableFinished ? undefined : clientGone());
     const route = request.routeOptions.url ?? 'unknown';
     const status = error === undefined ? reply.raw.statusCode : statusOf(error);
-    this.metrics.observe(request.method, route, status, durationMs);
+    this.metrics.observe({ method: request.method, route, status, elapsedMs: durationMs });
     const peer = this.peers.get(raw.socket);
     const fields = {
       door: 'http',
@@ -213,23 +207,3 @@ export class HttpDoor {
 
 /** What is asked every few seconds by machines. */
 const QUIET_ROUTES = new Set(['/v1/health', '/metrics', '/v1/openapi.json']);
-
-/**
- * Bodies are taken as they are; what comes as text (query, path, headers) is converted to the type of its schema. A
- * schema is compiled when it is first needed: compiling all of them would take most of the daemon's start. Answers need
- * no compiled serialiser: the type checker holds them to their schemas, and a test does.
- */
-function useCompilers(app: FastifyInstance): void {
-  const shared = { allErrors: false, removeAdditional: false, useDefaults: true, allowUnionTypes: true } as const;
-  const strict = new Ajv(shared);
-  const converting = new Ajv({ ...shared, coerceTypes: 'array' });
-  app.setValidatorCompiler<Record<string, unknown>>(({ schema, httpPart = 'body' }) => {
-    const ajv = httpPart === 'body' ? strict : converting;
-    return (data: unknown) => {
-      const validate = ajv.compile(schema);
-      if (validate(data)) return { value: data };
-      return { error: invalidRequest(ajv.errorsText(validate.errors, { dataVar: httpPart })) };
-    };
-  });
-  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
-}
