@@ -4,18 +4,17 @@ import { canClone } from '../../src/linux/features.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
 import type { Driver, DriverContext, DriverModule, ProbeResult } from '../driver.js';
 import { TarLayers } from '../tar-layers.js';
-import { Disk } from './disk.js';
-import { LinuxDisk } from './linux-disk.js';
+import { linuxTools, nodeTools } from '../trees/tools.js';
 import { CopySnapshots } from './snapshots.js';
-import { ChainTrees } from './trees.js';
+import { CopyTrees } from './trees.js';
 
 /** Layers as tars, a tree per chain, a clone of it per container: everywhere. */
 export const copyDriver: DriverModule = { name: 'copy', probe: probeCopy, create: createCopy };
 
 function createCopy(context: DriverContext): Driver {
   const ffi = usesFfi(context.options);
-  const openDisk = (path: string): Disk => (ffi ? new LinuxDisk(path) : new Disk(path));
-  const trees = new ChainTrees(context, openDisk, ffi);
+  const tools = ffi ? linuxTools : nodeTools;
+  const trees = new CopyTrees('copy', context, tools);
   return {
     name: 'copy',
     properties: {
@@ -29,7 +28,7 @@ function createCopy(context: DriverContext): Driver {
       maxDepth: Number.MAX_SAFE_INTEGER,
     },
     layers: new TarLayers({ driver: 'copy', places: context.places }),
-    snapshots: new CopySnapshots(context, trees, openDisk, ffi),
+    snapshots: new CopySnapshots(context, trees, tools),
     trees,
   };
 }

@@ -6,8 +6,11 @@ import { attach, mountSetattr, openTree } from '../../src/linux/mount.js';
 import { isMountPoint, removeMountPoint } from '../../src/linux/mount-point.js';
 import type { SnapshotSpec } from '../driver.js';
 
-/** A tree that cannot be written, not even by root: a read-only bind mount of it at m/DIR. */
-export class ReadOnlyView {
+/**
+ * A tree at m/DIR, where the roots of all snapshots are: a bind mount, so that the mount table tells who uses it, and
+ * that of a view cannot be written, not even by root.
+ */
+export class MountedRoot {
   private readonly places: Places;
 
   constructor(places: Places) {
@@ -20,7 +23,7 @@ export class ReadOnlyView {
     mkdirSync(target, { recursive: true, mode: 0o700 });
     const fd = openTree(AT_FDCWD, bytesOf(tree), { clone: true });
     try {
-      mountSetattr(fd, bytesOf(''), { readOnly: true });
+      if (spec.readOnly) mountSetattr(fd, bytesOf(''), { readOnly: true });
       attach(fd, bytesOf(target));
     } finally {
       close(fd);
@@ -28,7 +31,7 @@ export class ReadOnlyView {
     return target;
   }
 
-  unmount(spec: SnapshotSpec, force: boolean): void {
-    removeMountPoint(this.places.mergedRoot(spec.dir), { force });
+  unmount(spec: SnapshotSpec, options: { force: boolean }): void {
+    removeMountPoint(this.places.mergedRoot(spec.dir), options);
   }
 }

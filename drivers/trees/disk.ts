@@ -1,5 +1,5 @@
 /**
- * A tree on disk as the copy driver makes and reads it. This one needs Node alone: what it cannot set (owners without
+ * A tree on disk as the drivers that keep trees make and read it. This one needs Node alone: what it cannot set (owners without
  * root, devices, xattrs, nanoseconds) is known from the catalogs and comes back from there. linux-disk.ts sets it all.
  * Paths are bytes, relative to the root of the tree.
  */
@@ -39,6 +39,9 @@ export interface DiskAttributes {
 }
 
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+/** Longer than the kernel's coarse clock takes for a step, at 100 Hz: what is changed after it has a later ctime. */
+export const CLOCK_TICK_MS = 12;
+
 const NANO = 1_000_000_000n;
 /** Times that Node sets go through a double of seconds: microseconds, give or take one. */
 const TIME_SLACK_NS = 2_000n;

@@ -21,8 +21,8 @@ export interface Comparison {
   /** The tree that the container was cloned from. */
   pristine: Disk;
   merged: MergedNode;
-  /** The latest ctime of the clone, ns: what has a later one was touched since. */
-  clonedNs: bigint;
+  /** True for what was surely not touched since the container was made: no need to look closer. */
+  untouched: (path: ByteString, stat: BigIntStats) => boolean;
 }
 
 /**
@@ -74,15 +74,19 @@ function kindOfChange(expected: MergedNode | null, untouched: boolean): Finding[
 }
 
 function isUntouched(c: Comparison, path: ByteString, stat: BigIntStats, merged: MergedNode): boolean {
-  if (stat.ctimeNs <= c.clonedNs) return true;
-  if (!sameAttributes(c, path, stat, merged)) return false;
+  if (c.untouched(path, stat)) return true;
+  if (!hasAttributesAsBefore(c, path, stat, merged)) return false;
   if (merged.node.kind === 'symlink') return c.disk.readlink(path) === merged.node.linkTarget;
   if (stat.isFile()) return sameContent(c, path, stat);
   return stat.rdev === (c.pristine.stat(path)?.rdev ?? -1n);
 }
 
 function sameAttributes(c: Comparison, path: ByteString, stat: BigIntStats, merged: MergedNode): boolean {
-  if (stat.ctimeNs <= c.clonedNs) return true;
+  return c.untouched(path, stat) || hasAttributesAsBefore(c, path, stat, merged);
+}
+
+/** Its attributes on disk are those of the tree that the container was made from. */
+function hasAttributesAsBefore(c: Comparison, path: ByteString, stat: BigIntStats, merged: MergedNode): boolean {
   const before = c.pristine.stat(path);
   if (before === null) return false;
   const now = c.disk.attributes(path, stat, merged.node);

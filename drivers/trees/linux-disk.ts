@@ -1,7 +1,7 @@
 import { closeSync, constants, ftruncateSync, openSync, type BigIntStats } from 'node:fs';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
 import type { LayerNode } from '../../src/content/layer-tree.js';
-import { createSpecial, finishDirectory, finishFile } from '../../src/content/node-writer.js';
+import { createSpecial, finishFile, setAttributes } from '../../src/content/node-writer.js';
 import { isOverlayPrivate } from '../../src/content/names.js';
 import { fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
 import { fdPathOf, linkat, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
@@ -43,11 +43,11 @@ export class LinuxDisk extends Disk {
 
   override finishDirectory(path: ByteString, node: LayerNode): void {
     if (path === '') {
-      finishDirectory(this.rootFd, DOT, node);
+      setAttributes(this.rootFd, DOT, node);
       return;
     }
     const { dirFd, name } = this.cursors[0].parentOf(path);
-    finishDirectory(dirFd, name, node);
+    setAttributes(dirFd, name, node);
   }
 
   override kindOf(node: LayerNode): LayerNode['kind'] {
