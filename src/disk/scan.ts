@@ -1,5 +1,6 @@
 /** What lies in the store's directories, by name: recovery, check and df hold it against the rows. */
 import { readdirSync, statSync } from 'node:fs';
+import { toBuffer } from '../core/bytes.js';
 import { isErrno } from '../core/errors.js';
 import type { Places } from '../core/places.js';
 import { linuxAvailable } from '../linux/libc.js';
@@ -24,7 +25,7 @@ export interface StoreNames {
 const KNOWN = new Set(['lock', 'db', 'l', 's', 't', 'b', 'e', 'trash']);
 
 export function scanStore(places: Places): StoreNames {
-  const mounts = linuxAvailable().available ? mountsBelow(places.run).map((mount) => mount.mountPoint as string) : [];
+  const mounts = linuxAvailable().available ? mountsBelow(places.run) : [];
   return {
     layers: namesIn(places.layers),
     snapshots: namesIn(places.snapshots),
@@ -34,7 +35,7 @@ export function scanStore(places: Places): StoreNames {
     others: namesIn(places.root).filter((name) => !KNOWN.has(name)),
     layerMountPoints: namesIn(places.layerMounts),
     mergedMountPoints: namesIn(places.merged),
-    mounted: mounts,
+    mounted: mounts.map((mount) => toBuffer(mount.mountPoint).toString('utf8')),
   };
 }
 

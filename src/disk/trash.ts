@@ -48,26 +48,31 @@ export interface Emptied {
   held: string[];
 }
 
-/** Unlinks up to `entries` entries of the trash, letting others run in between. */
-export async function emptyTrash(places: Places, entries: number): Promise<Emptied> {
+/** Unlinks up to `entries` entries of the trash, letting others run in between; ends early by the signal. */
+export async function emptyTrash(places: Places, entries: number, signal: AbortSignal): Promise<Emptied> {
   const names = namesIn(places.trash);
   const emptied: Emptied = { removed: 0, bytes: 0, remaining: names.length, held: [] };
   for (const name of names) {
     if (emptied.removed === entries) break;
     try {
-      emptied.bytes += await remove(places.trash, name);
+      emptied.bytes += await remove(places.trash, name, signal);
       emptied.removed += 1;
       emptied.remaining -= 1;
     } catch (thrown) {
+      signal.throwIfAborted();
       emptied.held.push(toLayerdError(thrown).message);
     }
   }
   return emptied;
 }
 
-async function remove(directory: string, name: string): Promise<number> {
+async function remove(directory: string, name: string, signal: AbortSignal): Promise<number> {
   if (linuxAvailable().available) {
-    const { bytes } = await removeTree(directory, bytesOf(name), { throttle: () => pause() });
+    const throttle = async (): Promise<void> => {
+      await pause();
+      signal.throwIfAborted();
+    };
+    const { bytes } = await removeTree(directory, bytesOf(name), { throttle });
     return bytes;
   }
   await rm(join(directory, name), { recursive: true, force: true });

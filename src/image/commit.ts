@@ -4,7 +4,6 @@ import { machinePlatform } from '../core/platform.js';
 import { normalizeReference } from '../core/reference.js';
 import type { CommitOptions, CommitResult } from '../core/words.js';
 import type { LayerRow } from '../metadata/rows.js';
-import { EMPTY_LAYER_SIZE } from '../content/ingest.js';
 import type { Containers } from '../store/containers.js';
 import { snapshotOf, type StoreContext } from '../store/context.js';
 import type { Layers } from '../store/layers.js';
@@ -45,7 +44,7 @@ export class Committer {
         const parentConfig = this.images.config(parent);
         // A typo in an instruction is told before the upper is read.
         applyChanges(parentConfig.config, options.changes ?? []);
-        const arrival = await this.layers.adopt(leaseId, driver, (dir) =>
+        const arrival = await this.layers.adoptChanges(leaseId, driver, (dir) =>
           pool.run(
             'bulk',
             'snapshot.commit',
@@ -57,9 +56,9 @@ export class Committer {
             },
           ),
         );
-        const changed = arrival.layer.size > EMPTY_LAYER_SIZE;
+        const layer = arrival?.layer ?? null;
         const config = commitConfig(parentConfig, {
-          diffId: changed ? arrival.layer.diff_id : null,
+          diffId: layer?.diff_id ?? null,
           created: Date.now(),
           createdBy: createdByOf(parentConfig.config),
           platform: machinePlatform(),
@@ -73,7 +72,7 @@ export class Committer {
             config,
             manifest: null,
             refs: ref === null ? [] : [ref],
-            layers: changed ? [...below, arrival.layer] : below,
+            layers: layer === null ? below : [...below, layer],
           },
           leaseId,
         );
@@ -85,8 +84,8 @@ export class Committer {
         return {
           imageId: config.digest,
           ref,
-          diffId: changed ? arrival.layer.diff_id : null,
-          size: changed ? arrival.layer.size : 0,
+          diffId: layer?.diff_id ?? null,
+          size: layer?.size ?? 0,
           whileMounted: this.containers.mounts(row) > 0,
         };
       }),

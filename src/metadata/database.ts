@@ -7,8 +7,8 @@ import { sqlError } from './sql.js';
 
 const BUSY_MS = 10_000;
 
-/** Since when a candidate of garbage collection is one: now, or since its cause was (see operations/collect.ts). */
-export const candidateClock = { since: null as number | null };
+/** Since when a candidate of garbage collection is one: the transaction's time, or its cause's (operations/collect.ts). */
+export const candidateClock = { since: 0 };
 
 /**
  * The writing connection, migrated to the present schema. There is one per store, in the writer's thread.
@@ -23,7 +23,7 @@ export function openWriter(path: string): Database.Database {
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = FULL');
     db.pragma('foreign_keys = ON');
-    db.function('candidate_since', () => candidateClock.since ?? Date.now());
+    db.function('candidate_since', () => candidateClock.since);
     migrate(db);
     if (fresh) syncDirectories(path);
     return db;

@@ -143,7 +143,7 @@ export class MetadataReader {
       'SELECT parent_id FROM stack WHERE stored_layer_id = ? ORDER BY id LIMIT 1',
       storedLayerId,
     );
-    return row?.parent_id == null ? [] : this.stack(row.parent_id);
+    return typeof row?.parent_id === 'number' ? this.stack(row.parent_id) : [];
   }
 
   /** The stacks that snapshots lie on, each once. */

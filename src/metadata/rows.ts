@@ -78,6 +78,8 @@ export interface ContainerRow {
   labels: string;
   mounts: number;
   boot: string;
+  /** The merged root, while mounts are held. */
+  path: string | null;
   created: number;
 }
 

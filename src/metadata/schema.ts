@@ -7,7 +7,8 @@
  *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes
  * stack         stored layers upon each other, as a tree that shares its lower parts; what snapshots pin
  * chain         layers upon each other by chain ID, and the stack that serves it now
- * candidate     what lost (or never had) a reference and since when: the collector looks at these only
+ * candidate     what lost (or never had) a reference and since when: the collector looks at these only; triggers note
+ *               it through the view `loss`, the latest time counts
  */
 export const MIGRATIONS: readonly string[] = [
   `
@@ -131,6 +132,7 @@ export const MIGRATIONS: readonly string[] = [
     labels TEXT NOT NULL,
     mounts INTEGER NOT NULL,
     boot TEXT NOT NULL,
+    path TEXT,
     created INTEGER NOT NULL
   ) STRICT;
   CREATE INDEX container_image ON container (image_id);
@@ -174,58 +176,61 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX candidate_since ON candidate (since);
 
+  CREATE VIEW loss (kind, item) AS SELECT kind, item FROM candidate;
+  CREATE TRIGGER loss_noted INSTEAD OF INSERT ON loss WHEN new.item IS NOT NULL BEGIN
+    INSERT INTO candidate VALUES (new.kind, new.item, candidate_since())
+      ON CONFLICT DO UPDATE SET since = max(since, excluded.since);
+  END;
+
   CREATE TRIGGER layer_made AFTER INSERT ON layer BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('layer', new.id, candidate_since());
+    INSERT INTO loss VALUES ('layer', new.id);
   END;
   CREATE TRIGGER stored_layer_made AFTER INSERT ON stored_layer BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('layer', new.layer_id, candidate_since());
+    INSERT INTO loss VALUES ('layer', new.layer_id);
   END;
   CREATE TRIGGER stack_made AFTER INSERT ON stack BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('stack', new.id, candidate_since());
+    INSERT INTO loss VALUES ('stack', new.id);
   END;
   CREATE TRIGGER stack_gone AFTER DELETE ON stack BEGIN
-    INSERT OR IGNORE INTO candidate
-      SELECT 'layer', layer_id, candidate_since() FROM stored_layer WHERE id = old.stored_layer_id;
-    INSERT OR IGNORE INTO candidate SELECT 'stack', old.parent_id, candidate_since() WHERE old.parent_id IS NOT NULL;
+    INSERT INTO loss SELECT 'layer', layer_id FROM stored_layer WHERE id = old.stored_layer_id;
+    INSERT INTO loss VALUES ('stack', old.parent_id);
   END;
   CREATE TRIGGER chain_made AFTER INSERT ON chain BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('chain', new.id, candidate_since());
+    INSERT INTO loss VALUES ('chain', new.id);
   END;
   CREATE TRIGGER chain_moved AFTER UPDATE OF stack_id ON chain BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('stack', old.stack_id, candidate_since());
+    INSERT INTO loss VALUES ('stack', old.stack_id);
   END;
   CREATE TRIGGER chain_gone AFTER DELETE ON chain BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('stack', old.stack_id, candidate_since());
-    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
-    INSERT OR IGNORE INTO candidate SELECT 'chain', old.parent_id, candidate_since() WHERE old.parent_id IS NOT NULL;
+    INSERT INTO loss VALUES ('stack', old.stack_id), ('layer', old.layer_id), ('chain', old.parent_id);
   END;
   CREATE TRIGGER image_made AFTER INSERT ON image BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('image', new.id, candidate_since());
+    INSERT INTO loss VALUES ('image', new.id);
   END;
-  CREATE TRIGGER image_gone AFTER DELETE ON image WHEN old.chain_id IS NOT NULL BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('chain', old.chain_id, candidate_since());
+  CREATE TRIGGER image_gone AFTER DELETE ON image BEGIN
+    INSERT INTO loss VALUES ('chain', old.chain_id);
   END;
   CREATE TRIGGER image_layer_gone AFTER DELETE ON image_layer BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
+    INSERT INTO loss VALUES ('layer', old.layer_id);
   END;
   CREATE TRIGGER ref_moved AFTER UPDATE OF image_id ON ref WHEN old.image_id <> new.image_id BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+    INSERT INTO loss VALUES ('image', old.image_id);
   END;
   CREATE TRIGGER ref_gone AFTER DELETE ON ref BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+    INSERT INTO loss VALUES ('image', old.image_id);
   END;
   CREATE TRIGGER container_gone AFTER DELETE ON container BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+    INSERT INTO loss VALUES ('image', old.image_id);
   END;
   CREATE TRIGGER snapshot_gone AFTER DELETE ON snapshot BEGIN
-    INSERT OR IGNORE INTO candidate SELECT 'chain', old.chain_id, candidate_since() WHERE old.chain_id IS NOT NULL;
-    INSERT OR IGNORE INTO candidate SELECT 'stack', old.stack_id, candidate_since() WHERE old.stack_id IS NOT NULL;
+    INSERT INTO loss VALUES ('chain', old.chain_id), ('stack', old.stack_id);
   END;
   CREATE TRIGGER lease_layer_gone AFTER DELETE ON lease_layer BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('layer', old.layer_id, candidate_since());
+    INSERT INTO loss VALUES ('layer', old.layer_id);
+    INSERT INTO loss SELECT 'chain', id FROM chain WHERE layer_id = old.layer_id;
   END;
   CREATE TRIGGER lease_image_gone AFTER DELETE ON lease_image BEGIN
-    INSERT OR IGNORE INTO candidate VALUES ('image', old.image_id, candidate_since());
+    INSERT INTO loss VALUES ('image', old.image_id);
   END;
   `,
 ];

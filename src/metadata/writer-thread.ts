@@ -5,7 +5,7 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { toLayerdError, type ErrorBody } from '../core/errors.js';
 import type { EngineEvent } from '../core/words.js';
-import { openWriter } from './database.js';
+import { candidateClock, openWriter } from './database.js';
 import { operations, type OperationName } from './operations/index.js';
 import type { Transaction } from './operations/transaction.js';
 import { Sql, sqlError } from './sql.js';
@@ -61,6 +61,7 @@ function commit(sql: Sql, batch: Extract<ToWriter, { operation: OperationName }>
       events = true;
     },
   };
+  candidateClock.since = tx.now;
   try {
     sql.db
       .transaction(() => {

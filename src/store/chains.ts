@@ -2,7 +2,7 @@
 import type { ChainRow, LayerRow, StackedRow } from '../metadata/rows.js';
 import { chainId } from '../core/digest.js';
 import { KeyedLock } from '../core/keyed-lock.js';
-import { newDir, storedLayer, type StoreContext } from './context.js';
+import { storedLayer, type StoreContext } from './context.js';
 import type { Layers } from './layers.js';
 
 export class Chains {
@@ -47,9 +47,9 @@ export class Chains {
   /** The copy of a layer whose implied directories are as the chain below has them; made where there is none. */
   private variant(layer: LayerRow, parent: ChainRow | null): Promise<StackedRow> {
     return this.fixing.run(layer.diff_id, async () => {
-      const { reader, writer, pool, staging } = this.context;
+      const { reader, writer, pool } = this.context;
       const whole = this.layers.wholeCopy(layer);
-      const below = (parent === null ? [] : reader.stack(parent.stack_id)).map(storedLayer).reverse();
+      const below = (parent === null ? [] : reader.stack(parent.stack_id)).map(storedLayer).toReversed();
       const { digest, directories } = await pool.run('bulk', 'layer.inheritance', { layer: storedLayer(whole), below });
       const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0 && row.driver === whole.driver);
       const same = copies.find((row) => row.inherited === digest);
@@ -60,22 +60,13 @@ export class Chains {
         await writer.run('fixInherited', { dir: open.dir, inherited: digest });
         return { ...open, inherited: digest };
       }
-      const dir = newDir();
-      staging.add(dir);
-      try {
+      return this.layers.inStaging(async (dir) => {
         const { facts } = await this.layers.copy(storedLayer(whole), whole.driver, dir);
         await pool.run('bulk', 'layer.inherit', { layer: { ...storedLayer(whole), dir }, directories });
-        const id = await writer.run('addVariant', {
-          layerId: layer.id,
-          driver: whole.driver,
-          dir,
-          inherited: digest,
-          ...facts,
-        });
+        const variant = { layerId: layer.id, driver: whole.driver, dir, inherited: digest, ...facts };
+        const id = await writer.run('addVariant', variant);
         return { ...whole, id, dir, inherited: digest };
-      } finally {
-        staging.delete(dir);
-      }
+      });
     });
   }
 }

@@ -4,15 +4,18 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import type { LayerFault } from '../../drivers/driver.js';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { digestFromHex, digestHex } from '../core/digest.js';
 import type { OnProgress } from '../core/api.js';
 import { isErrno } from '../core/errors.js';
 import type { CheckOptions, CheckReport, Problem } from '../core/words.js';
 import type { StackedRow } from '../metadata/rows.js';
 import { storedLayer, type StoreContext } from './context.js';
+import { agreed, disagreements, isEmpty, strayPaths, type Disagreements } from './inventory.js';
+import * as problem from './problems.js';
 
-const RELOAD = 'Load the image again: what is damaged is replaced in place.';
+/** Between two looks at the disk: longer than a removal takes from its row to its rename. */
+const SETTLE_MS = 200;
 
 export class Checker {
   private readonly context: StoreContext;
@@ -23,10 +26,9 @@ export class Checker {
 
   async check(options: CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<CheckReport> {
     const started = performance.now();
-    const { reader, writer } = this.context;
-    const problems: Problem[] = [];
-    problems.push(...this.database());
-    problems.push(...(await this.strays(options.repair ?? false)));
+    const { reader, writer, places } = this.context;
+    const problems = reader.integrity().map((message) => problem.databaseCorrupt(places.database, message));
+    problems.push(...(await this.accounts(options.repair ?? false)));
     const rows = reader.allStoredLayers();
     let bytesRead = 0;
     for (const [index, row] of rows.entries()) {
@@ -35,9 +37,9 @@ export class Checker {
       problems.push(...(await this.layer(row, options)));
       if (options.quick !== true) bytesRead += row.size;
     }
-    if (options.quick !== true) problems.push(...(await this.blobs()));
+    if (options.quick !== true) problems.push(...(await this.blobs(options.repair ?? false)));
     const report: CheckReport = {
-      ok: problems.every((problem) => problem.repaired || problem.severity === 'warning'),
+      ok: problems.every(({ repaired, severity }) => repaired || severity === 'warning'),
       problems,
       layersChecked: rows.length,
       bytesRead,
@@ -52,122 +54,80 @@ export class Checker {
     return report;
   }
 
-  private database(): Problem[] {
-    return this.context.reader.integrity().map((message) => ({
-      severity: 'damage',
-      code: 'DATABASE_CORRUPT',
-      subject: this.context.places.database,
-      message,
-      affects: [],
-      hint: 'Restore a backup of the database, or move db/ away and load the images again.',
-      repaired: false,
-    }));
+  /** What lies on disk or is mounted without a row, and rows without what they name. */
+  private async accounts(repair: boolean): Promise<Problem[]> {
+    const { pool, writer, places, boot } = this.context;
+    const { strays, others, missing, lost, mounts } = await this.settled();
+    if (repair) {
+      for (const { id } of lost) await writer.run('countMount', { id, boot, change: 'none' });
+      await pool.run('unmount', 'mounts.detach', { paths: mounts });
+      await pool.run('short', 'trash.move', strays);
+    }
+    return [
+      ...strayPaths(places, strays).map((path) => problem.strayFile(path, repair)),
+      ...others.map((name) => problem.foreignFile(`${places.root}/${name}`)),
+      ...mounts.map((path) => problem.strayMount(path, repair)),
+      ...lost.map((row) => problem.mountLost(row, repair)),
+      ...missing.map((row) => problem.snapshotMissing(row, places.snapshot(row.dir))),
+    ];
   }
 
-  /** What lies on disk or is mounted without a row, and rows without their directory. */
-  private async strays(repair: boolean): Promise<Problem[]> {
-    const { pool, reader, places, staging } = this.context;
-    const names = await pool.run('short', 'store.scan', undefined);
-    const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
-    const snapshots = reader.snapshots();
-    const snapshotDirs = new Set(snapshots.map((row) => row.dir));
-    const blobs = new Set(reader.keptBlobs().map((row) => digestHex(row.digest)));
-    const stray = {
-      layers: names.layers.filter((name) => !layers.has(name) && !staging.has(name)),
-      snapshots: names.snapshots.filter((name) => !snapshotDirs.has(name) && !staging.has(name)),
-      trees: [],
-      blobs: names.blobs.filter((name) => !blobs.has(name) && !staging.has(name.replace(/\.part$/, ''))),
-    };
-    const paths = [
-      ...stray.layers.map((name) => places.layer(name)),
-      ...stray.snapshots.map((name) => places.snapshot(name)),
-      ...stray.blobs.map((name) => places.blob(name)),
-    ];
-    if (repair && paths.length > 0) await pool.run('short', 'trash.move', stray);
-    const leaks = paths.map((path): Problem => leak('STRAY_FILE', path, 'no row accounts for it', repair));
-    for (const name of names.others) {
-      leaks.push(leak('STRAY_FILE', `${places.root}/${name}`, 'layerd makes nothing of this name', false));
+  /** What several looks agree on: a thing that is being made or removed just now does not show in all of them. */
+  private async settled(): Promise<Disagreements> {
+    let found = await disagreements(this.context);
+    for (let look = 0; look < 2 && !isEmpty(found); look += 1) {
+      await sleep(SETTLE_MS);
+      found = agreed(found, await disagreements(this.context));
     }
-    const there = new Set(names.snapshots);
-    for (const snapshot of snapshots) {
-      if (there.has(snapshot.dir)) continue;
-      leaks.push({
-        severity: 'damage',
-        code: 'SNAPSHOT_MISSING',
-        subject: snapshot.key,
-        message: `the directory of the snapshot is gone: ${places.snapshot(snapshot.dir)}`,
-        affects: [snapshot.key],
-        hint: 'What the container wrote is lost; remove the container.',
-        repaired: false,
-      });
-    }
-    return leaks;
+    return found;
   }
 
   private async layer(row: StackedRow, options: CheckOptions): Promise<Problem[]> {
-    const { pool, writer } = this.context;
+    const { pool, reader, writer } = this.context;
     const layer = storedLayer(row);
-    let faults = await pool.run('bulk', 'layer.verify', { layer, quick: options.quick ?? false });
-    const found = faults;
-    if (options.repair === true && faults.some((fault) => fault.repairable)) {
-      faults = await pool.run('bulk', 'layer.repair', { layer });
+    const quick = options.quick ?? false;
+    const found = await pool.run('bulk', 'layer.verify', { layer, quick });
+    const repairable = options.repair === true && found.some((fault) => fault.repairable);
+    const left = repairable ? await pool.run('bulk', 'layer.repair', { layer }) : found;
+    // It may have been collected meanwhile: then nothing is missing.
+    if (reader.storedLayerByDir(row.dir) === undefined) return [];
+    // Known damage is what lets a later load put whole bytes in its place. A quick look acquits nobody.
+    if (left.length > 0 && row.damaged === 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
+    if (left.length === 0 && row.damaged === 1 && !quick) {
+      await writer.run('markDamaged', { dir: row.dir, damaged: false });
     }
-    const damaged = faults.length > 0;
-    // Known damage is what lets a later load put whole bytes in its place.
-    if (damaged !== (row.damaged === 1)) await writer.run('markDamaged', { dir: row.dir, damaged });
-    return found.map((fault) => this.problemOf(row, fault, !faults.some((left) => left.code === fault.code)));
+    const affects = found.length === 0 ? [] : this.usersOf(row.layer_id);
+    return found.map((fault) =>
+      problem.layerFault(row.diff_id, fault, affects, !left.some(({ code }) => code === fault.code)),
+    );
   }
 
-  private problemOf(row: StackedRow, fault: LayerFault, repaired: boolean): Problem {
-    const { reader } = this.context;
-    const affects = [
-      ...reader.imagesOfLayer(row.layer_id).flatMap((image) => {
-        const refs = reader.refs(image.id);
-        return refs.length > 0 ? refs : [image.image_id];
-      }),
-      ...reader.containersOfLayer(row.layer_id).map((container) => container.name),
-    ];
-    return {
-      severity: 'damage',
-      code: fault.code,
-      subject: row.diff_id,
-      message: `${fault.path === '' ? '' : `${fault.path}: `}${fault.message}`,
-      affects,
-      hint: fault.repairable ? 'Run `layerctl check --repair`.' : RELOAD,
-      repaired,
-    };
-  }
-
-  private async blobs(): Promise<Problem[]> {
-    const { reader, places } = this.context;
+  /** Kept blobs are a second copy of layers that are whole: a wrong one is let go, and a load brings it again. */
+  private async blobs(repair: boolean): Promise<Problem[]> {
+    const { reader, writer, pool, places } = this.context;
     const problems: Problem[] = [];
     for (const blob of reader.keptBlobs()) {
       const found = await digestOfFile(places.blob(digestHex(blob.digest)));
-      if (found === blob.digest) continue;
-      problems.push({
-        severity: 'damage',
-        code: found === null ? 'BLOB_MISSING' : 'BLOB_CORRUPT',
-        subject: blob.digest,
-        message: found === null ? 'the kept blob is gone' : `the kept blob has the digest ${found}`,
-        affects: reader.imagesOfLayer(blob.layer_id).map((image) => image.image_id),
-        hint: RELOAD,
-        repaired: false,
-      });
+      if (found === blob.digest || reader.blob(blob.digest)?.kept !== 1) continue;
+      if (repair) {
+        await writer.run('dropBlob', { digest: blob.digest });
+        const blobs = [digestHex(blob.digest)];
+        await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs });
+      }
+      problems.push(problem.blobFault(blob.digest, found, this.usersOf(blob.layer_id), repair));
     }
     return problems;
   }
-}
 
-function leak(code: string, subject: string, why: string, repaired: boolean): Problem {
-  return {
-    severity: 'leak',
-    code,
-    subject,
-    message: `${subject}: ${why}`,
-    affects: [],
-    hint: 'Run `layerctl check --repair`, or restart the daemon: it is then moved into the trash.',
-    repaired,
-  };
+  /** Refs (or ids) of images, and names of containers. */
+  private usersOf(layerId: number): string[] {
+    const { reader } = this.context;
+    const images = reader.imagesOfLayer(layerId).flatMap((image) => {
+      const refs = reader.refs(image.id);
+      return refs.length > 0 ? refs : [image.image_id];
+    });
+    return [...images, ...reader.containersOfLayer(layerId).map((container) => container.name)];
+  }
 }
 
 async function digestOfFile(path: string): Promise<string | null> {

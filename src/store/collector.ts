@@ -4,9 +4,11 @@ import { digestHex } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
-import { stackOf, type StoreContext } from './context.js';
+import type { StoreContext } from './context.js';
+import type { Trees } from './trees.js';
 
 export interface CollectorSettings {
+  /** 0: never on its own. */
   intervalMs: number;
   graceMs: number;
   /** Events that are kept. */
@@ -18,46 +20,49 @@ const SOON_MS = 2_000;
 
 export class Collector {
   private readonly context: StoreContext;
+  private readonly trees: Trees;
   private settings: CollectorSettings;
-  private timer: NodeJS.Timeout | null = null;
-  private running: Promise<GcReport> | null = null;
+  private timer: { handle: NodeJS.Timeout; at: number } | null = null;
+  private running: Promise<unknown> = Promise.resolve();
   private sweeping: Promise<void> | null = null;
-  private closed = false;
+  private readonly closing = new AbortController();
 
-  constructor(context: StoreContext, settings: CollectorSettings) {
+  constructor(context: StoreContext, trees: Trees, settings: CollectorSettings) {
     this.context = context;
+    this.trees = trees;
     this.settings = settings;
   }
 
   /** Begins to run on the timer. */
   start(): void {
-    this.schedule(this.settings.intervalMs);
+    this.next();
     void this.sweep();
   }
 
   /** Takes new settings at run time. */
   reconfigure(settings: CollectorSettings): void {
     this.settings = settings;
-    this.schedule(settings.intervalMs);
+    this.stop();
+    this.next();
   }
 
-  /** Something was removed: collect soon, rather than at the next interval. */
+  /** Something was removed: collect soon, rather than at the next interval; not later for what is removed meanwhile. */
   soon(): void {
-    this.schedule(SOON_MS + this.settings.graceMs);
+    if (this.settings.intervalMs > 0) this.schedule(SOON_MS + this.settings.graceMs);
   }
 
   async close(): Promise<void> {
-    this.closed = true;
-    if (this.timer !== null) clearTimeout(this.timer);
-    await this.running?.catch(() => undefined);
+    this.closing.abort();
+    this.stop();
+    await this.running;
     await this.sweeping;
   }
 
   /** Collects now. Passes run one after the other. */
   async run(options: GcOptions = {}): Promise<GcReport> {
-    await this.running?.catch(() => undefined);
-    this.running = this.pass(options);
-    const report = await this.running;
+    const pass = this.running.then(() => this.pass(options));
+    this.running = pass.catch(() => undefined);
+    const report = await pass;
     if (options.dryRun === true) return report;
     const swept = this.sweep();
     if (options.wait !== true) return report;
@@ -70,12 +75,13 @@ export class Collector {
     const dryRun = options.dryRun ?? false;
     const { writer, log } = this.context;
     const collected = await writer.run('collect', { graceMs: options.grace ?? this.settings.graceMs, dryRun });
-    const trees = dryRun ? [] : await this.unneededTrees();
-    const removed = rowsOf(collected);
+    const trees = await this.trees.unneeded();
+    const removed = rowsOf(collected, trees);
     const bytes = removed.reduce((sum, row) => sum + row.bytes, 0);
     let pinned = 0;
     if (!dryRun) {
-      pinned = await this.toTrash(collected, trees);
+      pinned = await this.toTrash(collected);
+      await this.trees.remove(trees.map((tree) => tree.name));
       if (removed.length > 0) {
         await writer.run('recordEvent', { type: 'gc.run', subject: '', data: { removed: removed.length, bytes } });
         log.info({ removed: removed.length, bytes, durationMs: performance.now() - started }, 'garbage collected');
@@ -86,7 +92,7 @@ export class Collector {
   }
 
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
-  private async toTrash(collected: Collected, trees: string[]): Promise<number> {
+  private async toTrash(collected: Collected): Promise<number> {
     const { pool } = this.context;
     const { pinned } = await pool.run('unmount', 'trash.layers', {
       layers: collected.layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
@@ -94,19 +100,10 @@ export class Collector {
     await pool.run('short', 'trash.move', {
       layers: collected.layers.map((layer) => layer.dir),
       snapshots: [],
-      trees,
+      trees: [],
       blobs: collected.blobs.map((blob) => digestHex(blob.digest)),
     });
     return pinned;
-  }
-
-  /** Trees of chains (a cache) that no snapshot needs. */
-  private async unneededTrees(): Promise<string[]> {
-    const { reader, pool } = this.context;
-    const stacks = reader
-      .snapshotStacks()
-      .map((row) => ({ driver: row.driver, stack: stackOf(reader, row.stack_id).stack }));
-    return pool.run('short', 'trees.unneeded', { stacks });
   }
 
   /** Unlinks what is in the trash, in the background, one sweep at a time. */
@@ -117,36 +114,54 @@ export class Collector {
 
   private async sweepOnce(): Promise<void> {
     const { pool, log } = this.context;
+    const { signal } = this.closing;
     try {
       for (;;) {
-        const { remaining, removed, bytes, held } = await pool.run('sweep', 'trash.empty', { entries: 32 });
+        const { remaining, removed, bytes, held } = await pool.run('sweep', 'trash.empty', { entries: 32 }, { signal });
         if (removed > 0) log.info({ removed, bytes }, 'trash emptied');
         for (const problem of held) log.warn({ problem }, 'trash is held');
-        if (remaining === 0 || removed === 0 || this.closed) return;
+        if (remaining === 0 || removed === 0) return;
         await sleep(1);
       }
     } catch (thrown) {
+      // What is left waits for the next start.
+      if (signal.aborted) return;
       log.error({ error: toLayerdError(thrown).toBody() }, 'emptying the trash failed');
     }
   }
 
+  private next(): void {
+    if (this.settings.intervalMs > 0) this.schedule(this.settings.intervalMs);
+  }
+
+  /** Sets the timer, unless it goes off before that anyway. */
   private schedule(delayMs: number): void {
-    if (this.closed) return;
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = setTimeout(() => void this.onTimer(), delayMs).unref();
+    if (this.closing.signal.aborted) return;
+    const at = performance.now() + delayMs;
+    if (this.timer !== null && this.timer.at <= at) return;
+    this.stop();
+    this.timer = { handle: setTimeout(() => void this.onTimer(), delayMs).unref(), at };
+  }
+
+  private stop(): void {
+    if (this.timer !== null) clearTimeout(this.timer.handle);
+    this.timer = null;
   }
 
   private async onTimer(): Promise<void> {
+    this.timer = null;
     try {
       await this.run();
     } catch (thrown) {
       this.context.log.error({ error: toLayerdError(thrown).toBody() }, 'garbage collection failed');
     }
-    this.schedule(this.settings.intervalMs);
+    // What waits for the end of its grace period is looked at again when that is over.
+    if (this.context.reader.counts().candidates > 0) this.soon();
+    this.next();
   }
 }
 
-function rowsOf(collected: Collected): GcReport['removed'] {
+function rowsOf(collected: Collected, trees: readonly { name: string; bytes: number }[]): GcReport['removed'] {
   return [
     ...collected.leases.map((id) => ({ kind: 'lease' as const, id, bytes: 0, why: 'it has expired' })),
     ...collected.images.map((id) => ({
@@ -162,5 +177,6 @@ function rowsOf(collected: Collected): GcReport['removed'] {
       why: 'no image has it in its manifest',
     })),
     ...collected.layers.map(({ diffId, bytes, why }) => ({ kind: 'layer' as const, id: diffId, bytes, why })),
+    ...trees.map(({ name, bytes }) => ({ kind: 'tree' as const, id: name, bytes, why: 'no container lies on it' })),
   ];
 }

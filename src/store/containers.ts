@@ -12,11 +12,13 @@ import type {
   MountResult,
   Usage,
 } from '../core/words.js';
+import type { MountChange } from '../metadata/operations/containers.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { ImageRow } from '../metadata/rows.js';
 import { byteChannel, readBytes } from '../workers/byte-channel.js';
 import { newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
 import { streamOf } from './layers.js';
+import type { Trees } from './trees.js';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 const ID_PREFIX = /^[0-9a-f]{1,64}$/;
@@ -25,18 +27,20 @@ type StreamingJob = 'snapshot.changes' | 'snapshot.diff' | 'snapshot.export';
 
 export class Containers {
   private readonly context: StoreContext;
+  private readonly trees: Trees;
   /** What happens to one container happens one after the other. */
   private readonly locks = new KeyedLock();
 
-  constructor(context: StoreContext) {
+  constructor(context: StoreContext, trees: Trees) {
     this.context = context;
+    this.trees = trees;
   }
 
   /** Makes a container from an image. `image` is what it was asked for by. */
   async create(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
     const { reader, writer, pool, staging, driver } = this.context;
     const id = randomBytes(32).toString('hex');
-    const name = options.name ?? `${id.slice(0, 12)}`;
+    const name = options.name ?? id.slice(0, 12);
     if (!NAME.test(name)) {
       throw new LayerdError('INVALID_ARGUMENT', `${JSON.stringify(name)} is not a name for a container`, {
         details: { name },
@@ -53,28 +57,29 @@ export class Containers {
       sizeLimit: options.sizeLimit ?? null,
       volatile: options.volatile ?? false,
     };
+    const make = async (): Promise<void> => {
+      await pool.run('short', 'snapshot.create', { driver, spec });
+      await writer.run('addContainer', {
+        id,
+        name,
+        imageId: row.image_id,
+        image,
+        labels: options.labels ?? {},
+        dir,
+        driver,
+        chainId: chain?.id ?? null,
+        stackId: chain?.stack_id ?? null,
+        readOnly: spec.readOnly,
+        volatile: spec.volatile,
+        sizeLimit: spec.sizeLimit,
+      });
+    };
     staging.add(dir);
     try {
-      await pool.run('short', 'snapshot.create', { driver, spec });
-      await writer
-        .run('addContainer', {
-          id,
-          name,
-          imageId: row.image_id,
-          image,
-          labels: options.labels ?? {},
-          dir,
-          driver,
-          chainId: chain?.id ?? null,
-          stackId: chain?.stack_id ?? null,
-          readOnly: spec.readOnly,
-          volatile: spec.volatile,
-          sizeLimit: spec.sizeLimit,
-        })
-        .catch(async (thrown: unknown) => {
-          await this.throwAway({ driver, spec });
-          throw thrown;
-        });
+      await this.trees.using({ driver, stack: spec.stack }, make);
+    } catch (thrown) {
+      await this.throwAway({ driver, spec });
+      throw thrown;
     } finally {
       staging.delete(dir);
     }
@@ -124,7 +129,7 @@ export class Containers {
   mount(text: string): Promise<MountResult> {
     return this.locked(text, async (row) => {
       const path = await this.context.pool.run('short', 'snapshot.mount', snapshotOf(this.context.reader, row));
-      const mounts = await this.countMount(row, 1);
+      const mounts = await this.countMount(row, { change: 1, path });
       return { path, mounts };
     });
   }
@@ -148,7 +153,7 @@ export class Containers {
         const snapshot = snapshotOf(this.context.reader, row);
         await this.context.pool.run('unmount', 'snapshot.unmount', { ...snapshot, force });
       }
-      return { mounts: await this.countMount(row, force ? 'none' : -1) };
+      return { mounts: await this.countMount(row, { change: force ? 'none' : -1 }) };
     });
   }
 
@@ -215,7 +220,7 @@ export class Containers {
       readOnly: row.read_only === 1,
       labels: JSON.parse(row.labels) as Record<string, string>,
       mounts,
-      path: mounts > 0 ? this.context.places.mergedRoot(row.dir) : null,
+      path: mounts > 0 ? row.path : null,
       driver: row.driver,
     };
   }
@@ -226,8 +231,8 @@ export class Containers {
     return streamOf(this.context.pool.run('stream', job, snapshot, { ports: [writer], signal }), readBytes(reader));
   }
 
-  private countMount(row: ContainerWithSnapshot, change: 1 | -1 | 'none'): Promise<number> {
-    return this.context.writer.run('countMount', { id: row.id, boot: this.context.boot, change });
+  private countMount(row: ContainerWithSnapshot, change: MountChange): Promise<number> {
+    return this.context.writer.run('countMount', { id: row.id, boot: this.context.boot, ...change });
   }
 
   private async throwAway({ spec }: { driver: string; spec: SnapshotSpec }): Promise<void> {

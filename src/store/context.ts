@@ -49,7 +49,7 @@ const PLAIN_ROOT: RootAttributes = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 
 export function stackOf(reader: MetadataReader, stackId: number | null): Pick<SnapshotSpec, 'stack' | 'root'> {
   const rows = stackId === null ? [] : reader.stack(stackId);
   const listed = rows.findLast((row) => row.root !== null)?.root;
-  const root = listed == null ? PLAIN_ROOT : (JSON.parse(listed) as RootAttributes);
+  const root = typeof listed === 'string' ? (JSON.parse(listed) as RootAttributes) : PLAIN_ROOT;
   return { stack: rows.map(storedLayer), root };
 }
 

@@ -45,7 +45,7 @@ export class DiskReporter {
     const measures = await pool.run('stream', 'store.measure', { paths: others.map(([, , path]) => path) });
     for (const [index, [kind, id]] of others.entries()) {
       const measure = measures[index];
-      if (measure != null) rows.push({ kind, id, bytes: measure.disk, inodes: measure.inodes, users: [] });
+      if (measure) rows.push({ kind, id, bytes: measure.disk, inodes: measure.inodes, users: [] });
     }
     const frame = await pool.run('short', 'store.frame', undefined);
     rows.push({ kind: 'metadata', id: 'directories', bytes: frame.disk, inodes: frame.inodes, users: [] });
@@ -94,7 +94,7 @@ export class DiskReporter {
     const measures = await pool.run('stream', 'store.measure', { paths: fresh.map((row) => places.snapshot(row.dir)) });
     for (const [index, row] of fresh.entries()) {
       const measure = measures[index];
-      if (measure != null) known.set(row.dir, measure);
+      if (measure) known.set(row.dir, measure);
     }
     return containers.map((row) => {
       const measure = known.get(row.dir);

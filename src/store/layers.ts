@@ -1,4 +1,6 @@
 /** Layers coming in and going out. */
+import { once } from 'node:events';
+import type { MessagePort } from 'node:worker_threads';
 import type { StoredLayer } from '../../drivers/driver.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
@@ -7,7 +9,7 @@ import type { StoredFacts } from '../content/sink.js';
 import type { LayerRow, StackedRow } from '../metadata/rows.js';
 import type { NewStoredLayer } from '../metadata/operations/layers.js';
 import { byteChannel, pumpBytes, readBytes } from '../workers/byte-channel.js';
-import type { Expectation, Ingested } from '../content/ingest.js';
+import { EMPTY_LAYER_SIZE, type Expectation, type Ingested } from '../content/ingest.js';
 import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
 
@@ -66,18 +68,17 @@ export class Layers {
   async ingest(request: LayerRequest): Promise<LayerArrival> {
     const { diffId, blobDigest } = request.expect;
     const keys = [diffId, blobDigest].filter((key) => key !== undefined);
-    for (const key of keys) {
-      const other = this.arriving.get(key);
-      if (other === undefined) continue;
-      await other;
+    const other = (): Promise<void> | undefined => keys.map((key) => this.arriving.get(key)).find(Boolean);
+    // Where another load fails to bring it, one of those who waited takes over.
+    for (let arriving = other(); arriving !== undefined; arriving = other()) {
+      await unlessAborted(arriving, request.signal);
       const layer = await this.present(request.expect, request.leaseId);
       if (layer !== null) {
         await drain(request.source);
         return { layer, blobDigest: blobDigest ?? layer.diff_id, present: true };
       }
     }
-    let arrived = (): void => undefined;
-    const arrival = new Promise<void>((resolve) => (arrived = resolve));
+    const { promise: arrival, settle: arrived } = settleable();
     for (const key of keys) this.arriving.set(key, arrival);
     try {
       return await this.store(request);
@@ -105,43 +106,65 @@ export class Layers {
     });
   }
 
-  /** Adopts what `produce` makes in a fresh directory: a commit, or another copy of a layer. */
-  async adopt(
+  /** Adopts what `produce` makes of a snapshot in a fresh directory; null where that is an empty layer: none is made. */
+  async adoptChanges(
     leaseId: string,
     driver: DriverName,
-    produce: (dir: string) => Promise<Ingested & { keptBytes?: number | null }>,
-  ): Promise<LayerArrival> {
-    const { staging, writer, reader } = this.context;
-    const dir = newDir();
-    staging.add(dir);
-    try {
+    produce: (dir: string) => Promise<Ingested>,
+  ): Promise<LayerArrival | null> {
+    return this.inStaging(async (dir) => {
       const ingested = await produce(dir);
-      const { outcome } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
-      const layer = reader.layer(ingested.diffId);
-      if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
-      if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
-      if (outcome !== 'added') await this.discard(dir);
-      return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
+      if (ingested.size > EMPTY_LAYER_SIZE) return this.adopt(leaseId, driver, dir, ingested);
+      await this.discard(dir);
+      return null;
+    });
+  }
+
+  /** Runs `work` with a new name below l/: what it makes there is not garbage before it has a row. */
+  async inStaging<T>(work: (dir: string) => Promise<T>): Promise<T> {
+    const dir = newDir();
+    this.context.staging.add(dir);
+    try {
+      return await work(dir);
     } finally {
-      staging.delete(dir);
+      this.context.staging.delete(dir);
     }
   }
 
+  private async adopt(
+    leaseId: string,
+    driver: DriverName,
+    dir: string,
+    ingested: Ingested & { keptBytes?: number | null },
+  ): Promise<LayerArrival> {
+    const { writer, reader } = this.context;
+    const { outcome } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
+    const layer = reader.layer(ingested.diffId);
+    if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
+    if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
+    if (outcome !== 'added') await this.discard(dir);
+    return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
+  }
+
   private store(request: LayerRequest): Promise<LayerArrival> {
-    const { driver, keepBlobs } = this.context;
-    const { source, expect, leaseId } = request;
-    return this.adopt(leaseId, driver, (dir) => {
-      const run = (origin: BlobOrigin, ports: MessagePortList = []): Promise<IngestResult> =>
-        this.context.pool.run(
-          'bulk',
-          'layer.ingest',
-          { driver, dir, origin, expect, keepBlob: keepBlobs },
-          { ports, signal: request.signal, progress: request.progress },
-        );
-      if (!('stream' in source)) return run(source);
-      const { writer: ours, reader: theirs } = byteChannel();
-      return withPump(run('port', [theirs]), pumpBytes(source.stream, ours));
-    });
+    const { driver } = this.context;
+    return this.inStaging(async (dir) =>
+      this.adopt(request.leaseId, driver, dir, await this.take(request, driver, dir)),
+    );
+  }
+
+  private take({ source, expect, ...request }: LayerRequest, driver: DriverName, dir: string): Promise<IngestResult> {
+    const { pool, keepBlobs: keepBlob } = this.context;
+    const run = (origin: BlobOrigin, ports: MessagePort[] = []): Promise<IngestResult> =>
+      pool.run(
+        'bulk',
+        'layer.ingest',
+        { driver, dir, origin, expect, keepBlob },
+        { ports, signal: request.signal, progress: request.progress },
+      );
+    if (!('stream' in source)) return run(source);
+    const { writer: ours, reader: theirs } = byteChannel();
+    return withPump(run('port', [theirs]), pumpBytes(source.stream, ours));
   }
 
   /**
@@ -150,22 +173,18 @@ export class Layers {
    * anew from that one.
    */
   private async heal(layer: LayerRow, driver: DriverName, dir: string, facts: StoredFacts): Promise<void> {
-    const { reader, staging } = this.context;
+    const { reader } = this.context;
     const [first, ...others] = reader
       .storedLayers(layer.id)
       .filter((row) => row.driver === driver && row.damaged === 1);
     if (first === undefined) return;
     await this.replace(first, dir, facts);
     for (const other of others) {
-      const copy = newDir();
-      staging.add(copy);
-      try {
+      await this.inStaging(async (copy) => {
         const copied = await this.copy(storedLayer(first), driver, copy);
         await this.replace(other, copy, copied.facts);
         await this.discard(copy);
-      } finally {
-        staging.delete(copy);
-      }
+      });
     }
   }
 
@@ -180,7 +199,7 @@ export class Layers {
 
   private async inheritAsBefore(damaged: StackedRow, fresh: StoredLayer): Promise<void> {
     const { reader, pool } = this.context;
-    const below = reader.stackBelow(damaged.id).map(storedLayer).reverse();
+    const below = reader.stackBelow(damaged.id).map(storedLayer).toReversed();
     const { directories } = await pool.run('bulk', 'layer.inheritance', { layer: fresh, below });
     await pool.run('bulk', 'layer.inherit', { layer: fresh, directories });
   }
@@ -198,8 +217,6 @@ export class Layers {
     return blobDigest !== layer.diff_id && this.context.reader.blob(blobDigest)?.kept !== 1;
   }
 }
-
-type MessagePortList = import('node:worker_threads').MessagePort[];
 
 function rowOf(
   leaseId: string,
@@ -249,6 +266,27 @@ export async function* streamOf(job: Promise<void>, chunks: AsyncIterable<Buffer
   }
   const error = await outcome;
   if (error !== null) throw error;
+}
+
+/** A promise, and the function that fulfils it. */
+function settleable(): { promise: Promise<void>; settle: () => void } {
+  let settle = nothing;
+  const promise = new Promise<void>((resolve) => (settle = resolve));
+  return { promise, settle };
+}
+
+function nothing(): void {
+  // Replaced before it is called: a promise's executor runs at once.
+}
+
+/** Waits for `promise`, or throws when the signal comes first. */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  const ended = new AbortController();
+  const aborted = once(signal, 'abort', { signal: ended.signal }).catch(() => undefined);
+  signal.throwIfAborted();
+  await Promise.race([promise, aborted]);
+  ended.abort();
+  signal.throwIfAborted();
 }
 
 async function drain(source: LayerSource): Promise<void> {

@@ -66,11 +66,11 @@ export class Leases {
 
   /** Runs `work` under a lease of its own, which goes with it, whatever comes of it. */
   async during<T>(purpose: string, work: (leaseId: string) => Promise<T>): Promise<T> {
-    const { id, release } = await this.hold(purpose, []);
+    const lease = await this.hold(purpose, []);
     try {
-      return await work(id);
+      return await work(lease.id);
     } finally {
-      await release();
+      await lease.release();
     }
   }
 

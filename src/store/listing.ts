@@ -1,5 +1,4 @@
 /** Layers as people look at them: a list with who shares each, and the tree that their chains form. */
-import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type { LayerSummary, LayerTreeNode } from '../core/words.js';
 import type { LayerRow } from '../metadata/rows.js';
@@ -73,7 +72,7 @@ export class LayerListing {
     }
     for (const image of reader.images()) {
       const node = image.chain_id === null ? undefined : nodes.get(image.chain_id);
-      const refs: (string | Digest)[] = reader.refs(image.id);
+      const refs: string[] = reader.refs(image.id);
       node?.images.push(...(refs.length > 0 ? refs : [image.image_id]));
     }
     for (const container of reader.containers()) {

@@ -2,6 +2,7 @@
 import { relative, sep } from 'node:path';
 import { isDigest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
+import { normalizeReference } from '../core/reference.js';
 import type { WhyReport } from '../core/words.js';
 import type { ImageRow, LayerRow } from '../metadata/rows.js';
 import type { StoreContext } from './context.js';
@@ -39,7 +40,7 @@ export class Explainer {
       const [image] = images;
       return image === undefined ? this.layer(subject, layers[0]) : this.image(subject, image);
     }
-    const named = reader.imageByRef(subject);
+    const named = reader.imageByRef(wholeRef(subject));
     if (named !== undefined) return this.image(subject, named);
     throw new LayerdError('LAYER_NOT_FOUND', `nothing here is called ${subject}`, {
       details: { subject },
@@ -74,7 +75,7 @@ export class Explainer {
     if (room === 'l') {
       const row = reader.storedLayerByDir(name);
       if (row !== undefined) {
-        const paths = this.layerReasons(row.layer_id).map((path) => [`it is layer ${row.diff_id}`, ...path]);
+        const paths = this.layerReasons(row.layer_id).map((path) => [`it is layer ${row.diff_id}`].concat(path));
         return report(subject, 'file', paths, `it is layer ${row.diff_id}, which nothing needs`);
       }
     }
@@ -137,4 +138,14 @@ function report(subject: string, kind: WhyReport['kind'], paths: string[][], oth
   const conclusion =
     paths.length === 0 ? otherwise : `kept by ${paths.length} ${paths.length === 1 ? 'root' : 'roots'}`;
   return { subject, kind, paths, conclusion };
+}
+
+/** A ref as it is stored; what cannot be one stays as it is, and is found by no image. */
+function wholeRef(subject: string): string {
+  try {
+    return normalizeReference(subject);
+  } catch (error) {
+    if (error instanceof LayerdError && error.code === 'INVALID_REFERENCE') return subject;
+    throw error;
+  }
 }

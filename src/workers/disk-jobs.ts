@@ -19,20 +19,12 @@ import type { JobContext } from './job.js';
 export interface CollectedLayer {
   diffId: Digest;
   dir: string;
-  driver: string;
+  driver: DriverName;
   bytes: number;
 }
 
 /** Calls on the directories of the store as such. */
 export function diskJobs(drivers: Drivers, places: Places) {
-  const stored = (layer: CollectedLayer): StoredLayer => ({
-    driver: layer.driver as DriverName,
-    dir: layer.dir,
-    diffId: layer.diffId,
-    size: 0,
-    opaqueRoot: false,
-  });
-
   return {
     'trash.move': async (args: TrashList): Promise<void> => moveToTrash(places, args),
 
@@ -44,7 +36,8 @@ export function diskJobs(drivers: Drivers, places: Places) {
       let pinned = 0;
       for (const layer of args.layers) {
         try {
-          drivers(layer.driver as DriverName).layers.release(stored(layer));
+          const { driver, dir, diffId } = layer;
+          drivers(driver).layers.release({ driver, dir, diffId, size: 0, opaqueRoot: false });
         } catch (thrown) {
           if (!(thrown instanceof LayerdError) || thrown.code !== 'MOUNT_BUSY') throw thrown;
           pinned += layer.bytes;

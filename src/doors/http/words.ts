@@ -171,7 +171,7 @@ export const COMPONENTS: Record<string, Schema> = {
     dryRun: yes,
     removed: list(
       object<GcReport['removed'][number]>({
-        kind: oneWord('image', 'layer', 'snapshot', 'lease', 'blob', 'stray'),
+        kind: oneWord('image', 'layer', 'tree', 'lease', 'blob'),
         id: text,
         bytes: natural,
         why: text,

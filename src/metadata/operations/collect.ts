@@ -6,6 +6,7 @@
  */
 import { candidateClock } from '../database.js';
 import type { Digest } from '../../core/digest.js';
+import type { DriverName } from '../../core/words.js';
 import type { ImageRow, LayerRow, LeaseRow, StoredLayerRow } from '../rows.js';
 import { deleteImage } from './images.js';
 import type { Transaction } from './transaction.js';
@@ -20,7 +21,7 @@ export interface Collected {
   leases: string[];
   images: Digest[];
   blobs: { digest: Digest; bytes: number }[];
-  layers: { diffId: Digest; dir: string; bytes: number; driver: string; why: string }[];
+  layers: { diffId: Digest; dir: string; bytes: number; driver: DriverName; why: string }[];
 }
 
 interface Candidate {
@@ -69,7 +70,7 @@ function collectRows(tx: Transaction, graceMs: number): Collected {
       }
     }
   } finally {
-    candidateClock.since = null;
+    candidateClock.since = tx.now;
   }
 }
 
@@ -99,7 +100,8 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
       `DELETE FROM chain WHERE id = ?
        AND NOT EXISTS (SELECT 1 FROM chain AS child WHERE child.parent_id = chain.id)
        AND NOT EXISTS (SELECT 1 FROM image WHERE image.chain_id = chain.id)
-       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.chain_id = chain.id)`,
+       AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.chain_id = chain.id)
+       AND NOT EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = chain.layer_id)`,
       id,
     );
   },
@@ -121,13 +123,14 @@ function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
   if (layer === undefined) return;
   const copies = tx.sql.all<StoredLayerRow & { used: number }>(
     `SELECT *, EXISTS (SELECT 1 FROM stack WHERE stored_layer_id = stored_layer.id) AS used
-     FROM stored_layer WHERE layer_id = ? ORDER BY used DESC, damaged, id DESC`,
+     FROM stored_layer WHERE layer_id = ? ORDER BY damaged, used DESC, id DESC`,
     id,
   );
+  // What a lease holds is being put together: a copy that nothing uses yet may be the one that a chain is about to use.
+  if (tx.sql.get('SELECT 1 FROM lease_layer WHERE layer_id = ?', id) !== undefined) return;
   const needed = tx.sql.get<{ needed: number }>(
     `SELECT EXISTS (SELECT 1 FROM chain WHERE chain.layer_id = layer.id)
-         OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
-         OR EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = layer.id) AS needed
+         OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id) AS needed
      FROM layer WHERE id = ?`,
     id,
   );

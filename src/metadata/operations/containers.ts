@@ -60,12 +60,22 @@ export function addContainer(tx: Transaction, container: NewContainer): void {
   tx.event('container.create', container.id, { name: container.name, image: container.image });
 }
 
-/** Records that a mount is held (or given back); mounts of an earlier boot count for nothing. Returns the new count. */
-export function countMount(tx: Transaction, args: { id: string; boot: string; change: 1 | -1 | 'none' }): number {
+/** A mount at `path` is held, one is given back, or all of them are. */
+export type MountChange = { change: 1; path: string } | { change: -1 | 'none' };
+
+/** Records that mounts changed; those of an earlier boot count for nothing. Returns the new count. */
+export function countMount(tx: Transaction, args: { id: string; boot: string } & MountChange): number {
   const row = requireContainer(tx, args.id);
   const before = row.boot === args.boot ? row.mounts : 0;
   const mounts = args.change === 'none' ? 0 : Math.max(0, before + args.change);
-  tx.sql.run('UPDATE container SET mounts = ?, boot = ? WHERE id = ?', mounts, args.boot, args.id);
+  const path = args.change === 1 ? args.path : row.path;
+  tx.sql.run(
+    'UPDATE container SET mounts = ?, boot = ?, path = ? WHERE id = ?',
+    mounts,
+    args.boot,
+    mounts === 0 ? null : path,
+    args.id,
+  );
   if (before !== mounts) tx.event(mounts > before ? 'container.mount' : 'container.unmount', args.id, { mounts });
   return mounts;
 }

@@ -85,7 +85,8 @@ export function tagImage(tx: Transaction, args: { imageId: Digest; name: string 
 }
 
 /**
- * Takes names from an image, and removes the image's row with its last name. `refs` null: all of them.
+ * Takes names from an image, and removes the image's row with its last name unless a lease holds it. `refs` null: all
+ * of them.
  * Refused where a container needs an image that would go.
  */
 export function removeImage(
@@ -102,13 +103,15 @@ export function removeImage(
     tx.sql.run('DELETE FROM ref WHERE name = ?', name);
     tx.event('image.untag', image.image_id, { ref: name });
   }
-  if (!last) return { untagged, deleted: [], blobs: [] };
+  // An image under a lease (one that is being saved, say) goes with the lease: the collector takes it then.
+  const held = tx.sql.get<{ lease_id: string }>('SELECT lease_id FROM lease_image WHERE image_id = ?', image.id);
+  if (held !== undefined && names.length === 0) throw leased(image, held.lease_id);
+  if (!last || held !== undefined) return { untagged, deleted: [], blobs: [] };
   return { untagged, deleted: [image.image_id], blobs: deleteImage(tx, image) };
 }
 
 /** Deletes the row; returns the kept blobs that no other image's manifest names. */
 export function deleteImage(tx: Transaction, image: ImageRow): Digest[] {
-  tx.sql.run('DELETE FROM lease_image WHERE image_id = ?', image.id);
   const own = tx.sql.all<{ digest: Digest }>(
     `SELECT digest FROM image_blob AS mine WHERE image_id = ?
      AND EXISTS (SELECT 1 FROM blob WHERE blob.digest = mine.digest AND kept = 1)
@@ -120,6 +123,13 @@ export function deleteImage(tx: Transaction, image: ImageRow): Digest[] {
   for (const { digest } of own) tx.sql.run('UPDATE blob SET kept = 0, disk = 0 WHERE digest = ?', digest);
   tx.event('image.delete', image.image_id);
   return own.map((row) => row.digest);
+}
+
+function leased(image: ImageRow, lease: string): LayerdError {
+  return new LayerdError('IMAGE_IN_USE', `image ${image.image_id.slice(7, 19)} is held by the lease ${lease}`, {
+    details: { image: image.image_id, lease },
+    hint: 'It goes with the lease; `layerctl lease rm` ends one.',
+  });
 }
 
 function refuseIfUsed(tx: Transaction, image: ImageRow): void {

@@ -4,7 +4,15 @@ import { collect } from './collect.js';
 import { addContainer, countMount, removeContainer } from './containers.js';
 import { ping, recordEvent, trimEvents } from './events.js';
 import { addImage, removeImage, tagImage } from './images.js';
-import { addStoredLayer, addVariant, fixInherited, healStoredLayer, holdPresentLayer, markDamaged } from './layers.js';
+import {
+  addStoredLayer,
+  addVariant,
+  dropBlob,
+  fixInherited,
+  healStoredLayer,
+  holdPresentLayer,
+  markDamaged,
+} from './layers.js';
 import { addLease, removeInternalLeases, removeLease, updateLease } from './leases.js';
 
 export const operations = {
@@ -12,6 +20,7 @@ export const operations = {
   addVariant,
   holdPresentLayer,
   markDamaged,
+  dropBlob,
   healStoredLayer,
   fixInherited,
   extendChain,

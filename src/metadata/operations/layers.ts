@@ -130,6 +130,11 @@ export function holdPresentLayer(
   return true;
 }
 
+/** The kept blob is not what its name says: it is kept no more. */
+export function dropBlob(tx: Transaction, args: { digest: Digest }): void {
+  tx.sql.run('UPDATE blob SET kept = 0, disk = 0 WHERE digest = ?', args.digest);
+}
+
 /** `check` or recovery found the bytes wrong: the copy is not taken for present any more. */
 export function markDamaged(tx: Transaction, args: { dir: string; damaged: boolean }): void {
   tx.sql.run('UPDATE stored_layer SET damaged = ? WHERE dir = ?', args.damaged ? 1 : 0, args.dir);

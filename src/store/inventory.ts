@@ -1,0 +1,107 @@
+/** Where database, disk and mount table disagree. Recovery puts it right; check tells it. */
+import type { TrashList } from '../disk/trash.js';
+import { digestHex } from '../core/digest.js';
+import type { Places } from '../core/places.js';
+import type { ContainerWithSnapshot } from '../metadata/reader.js';
+import type { SnapshotRow } from '../metadata/rows.js';
+import type { StoreContext } from './context.js';
+
+export interface Disagreements {
+  /** On disk without a row, and nothing that is being made. */
+  strays: TrashList;
+  /** Names directly below the root that layerd makes nothing of. */
+  others: string[];
+  /** Snapshots with a row whose directory is gone. */
+  missing: SnapshotRow[];
+  /** Containers with mounts that are counted and not there. */
+  lost: ContainerWithSnapshot[];
+  /** Mounted below the run directory without a row that accounts for it, the innermost first. */
+  mounts: string[];
+  /** Layers that are mounted while no snapshot lies on them. */
+  idle: string[];
+}
+
+/** Looks at the disk first and at the rows then: what is made or removed meanwhile may show, but nothing else. */
+export async function disagreements(context: StoreContext): Promise<Disagreements> {
+  const { pool, reader, places, staging, boot } = context;
+  const names = await pool.run('short', 'store.scan', undefined);
+  const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
+  const rows = reader.snapshots();
+  const snapshots = new Set(rows.map((row) => row.dir));
+  const blobs = new Set(reader.keptBlobs().map((row) => digestHex(row.digest)));
+  const there = new Set(names.snapshots);
+  const mounted = new Set(names.mounted);
+  const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);
+  const merged = new Set(counted.map((row) => row.path));
+  const needed = reader.layersUnderSnapshots();
+  const layerMounts = names.mounted.filter((path) => isDirectlyBelow(path, places.layerMounts)).map(dirOf);
+  return {
+    strays: {
+      layers: names.layers.filter((name) => !layers.has(name) && !staging.has(name)),
+      snapshots: names.snapshots.filter((name) => !snapshots.has(name) && !staging.has(name)),
+      // A tree whose name has an appendix is not finished. Trees that nobody needs are a cache, and no disagreement.
+      trees: staging.size > 0 ? [] : names.trees.filter((name) => name.includes('.')),
+      // While layers come in, a blob may have its name already and its row not yet.
+      blobs: staging.size > 0 ? [] : names.blobs.filter((name) => !blobs.has(name)),
+    },
+    others: names.others,
+    missing: rows.filter((row) => !there.has(row.dir)),
+    lost: counted.filter((row) => isMountPath(row.path, places) && !mounted.has(row.path)),
+    mounts: [
+      ...names.mounted.filter((path) => isDirectlyBelow(path, places.merged) && !merged.has(path)),
+      ...layerMounts.filter((dir) => !layers.has(dir)).map((dir) => places.layerMount(dir)),
+    ].toReversed(),
+    idle: layerMounts.filter((dir) => layers.has(dir) && !needed.has(dir)).map((dir) => places.layerMount(dir)),
+  };
+}
+
+/** What shows in both. */
+export function agreed(one: Disagreements, other: Disagreements): Disagreements {
+  return {
+    strays: {
+      layers: both(one.strays.layers, other.strays.layers),
+      snapshots: both(one.strays.snapshots, other.strays.snapshots),
+      trees: both(one.strays.trees, other.strays.trees),
+      blobs: both(one.strays.blobs, other.strays.blobs),
+    },
+    others: both(one.others, other.others),
+    missing: one.missing.filter((row) => other.missing.some(({ id }) => id === row.id)),
+    lost: one.lost.filter((row) => other.lost.some(({ id }) => id === row.id)),
+    mounts: both(one.mounts, other.mounts),
+    idle: both(one.idle, other.idle),
+  };
+}
+
+/** Idle mounts are no disagreement: they save the next container a mount. */
+export function isEmpty({ strays, others, missing, lost, mounts }: Disagreements): boolean {
+  return [...Object.values(strays), others, missing, lost, mounts].every(
+    (list: readonly unknown[]) => list.length === 0,
+  );
+}
+
+/** The paths of strays, for people. */
+export function strayPaths(places: Places, strays: TrashList): string[] {
+  return [
+    ...strays.layers.map((name) => places.layer(name)),
+    ...strays.snapshots.map((name) => places.snapshot(name)),
+    ...strays.trees.map((name) => places.tree(name)),
+    ...strays.blobs.map((name) => places.blob(name)),
+  ];
+}
+
+function both(left: readonly string[], right: readonly string[]): string[] {
+  return left.filter((name) => right.includes(name));
+}
+
+/** Not every driver mounts: a container may be a directory of its own. */
+function isMountPath(path: string | null, places: Places): path is string {
+  return path !== null && isDirectlyBelow(path, places.merged);
+}
+
+function isDirectlyBelow(path: string, parent: string): boolean {
+  return path.startsWith(`${parent}/`) && !path.slice(parent.length + 1).includes('/');
+}
+
+function dirOf(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1);
+}
