@@ -2,8 +2,8 @@ import { destination, pino, stdTimeFunctions, type Logger } from 'pino';
 
 export interface DaemonLog {
   log: Logger;
-  /** Writes what is still buffered; before the process ends. */
-  flush(): void;
+  /** Ends the log: done when all of it is written, or its reader has been given a second. Before the process ends. */
+  finish(): Promise<void>;
 }
 
 /** NDJSON on standard error: constant messages, data in fields. Written in the background, so that a slow reader holds nothing up. */
@@ -18,5 +18,11 @@ export function openLog(level: string): DaemonLog {
     },
     stderr,
   );
-  return { log, flush: () => stderr.flushSync() };
+  const finish = (): Promise<void> =>
+    new Promise((resolve) => {
+      stderr.once('close', resolve);
+      setTimeout(resolve, 1_000).unref();
+      stderr.end();
+    });
+  return { log, finish };
 }

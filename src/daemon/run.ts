@@ -14,19 +14,26 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   if (configuration.unknownVariables.length > 0) {
     log.warn({ variables: configuration.unknownVariables }, 'variables look like settings but are none');
   }
-  try {
-    const daemon = await Daemon.start(configuration, log);
-    await untilStopped(daemon, load, opened);
-    return 0;
-  } catch (thrown) {
+  const failed = async (thrown: unknown, message: string): Promise<number> => {
     const error = toLayerdError(thrown);
-    log.fatal({ code: error.code, err: error, details: error.details, hint: error.hint }, 'cannot start');
-    opened.flush();
+    log.fatal({ code: error.code, err: error, details: error.details, hint: error.hint }, message);
+    await opened.finish();
     process.stderr.write(failureLine(error));
     return 1;
-  } finally {
-    opened.flush();
+  };
+  let daemon: Daemon;
+  try {
+    daemon = await Daemon.start(configuration, log);
+  } catch (thrown) {
+    return failed(thrown, 'cannot start');
   }
+  try {
+    await untilStopped(daemon, load, opened);
+  } catch (thrown) {
+    return failed(thrown, 'stopping failed');
+  }
+  await opened.finish();
+  return 0;
 }
 
 function untilStopped(daemon: Daemon, load: () => Configuration, { log }: DaemonLog): Promise<void> {
@@ -57,8 +64,7 @@ function dieOnSurprise(opened: DaemonLog): void {
   const die = (thrown: unknown): void => {
     if (isErrno(thrown, 'EPIPE')) return;
     opened.log.fatal({ err: thrown }, 'unexpected failure');
-    opened.flush();
-    process.exit(70);
+    void opened.finish().finally(() => process.exit(70));
   };
   process.on('uncaughtException', die);
   process.on('unhandledRejection', die);
