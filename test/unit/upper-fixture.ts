@@ -1,4 +1,5 @@
 import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -133,15 +134,14 @@ export async function gathered(source: AsyncIterable<Buffer>): Promise<Buffer> {
 
 /** Repeats a script of bash in a directory, as fast as it goes, while `work` runs. */
 export async function duringStorm(directory: string, script: string, work: () => Promise<void>): Promise<void> {
-  const writer = spawn('bash', ['-c', `while :; do ${script}\n done 2> /dev/null`], {
-    cwd: directory,
-    stdio: 'ignore',
-  });
-  const ended = new Promise((resolve) => writer.once('close', resolve));
+  const loop = `while :; do ${script}\n done 2> /dev/null`;
+  // a group of its own: what the script has started must end with it
+  const writer = spawn('bash', ['-c', loop], { cwd: directory, stdio: 'ignore', detached: true });
+  const ended = once(writer, 'close');
   try {
     await work();
   } finally {
-    writer.kill('SIGKILL');
+    if (writer.pid !== undefined) process.kill(-writer.pid, 'SIGKILL');
     await ended;
   }
 }

@@ -462,14 +462,15 @@ describeWith('an upper that is written to meanwhile', TOOLS, () => {
         6) truncate -s $((RANDOM * 100)) $a/$f ;;
       esac
     `;
+    // until the storm has had its effect, however slow it is on a busy machine
+    let mostChanges = 0;
     await duringStorm(subject.merged, storm, async () => {
-      for (let round = 0; round < 30; round += 1) {
+      for (let round = 0; round < 20 || mostChanges < 100; round += 1) {
         const tar = await subject.diff();
         expect(treeOfTar(tar).entries).toBe(pathsOf(tar).length);
-        await subject.changes();
+        mostChanges = Math.max(mostChanges, (await subject.changes()).length);
       }
     });
-    expect((await subject.changes()).length).toBeGreaterThan(50);
     await expectFaithful(subject);
   });
 });
