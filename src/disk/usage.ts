@@ -20,11 +20,13 @@ export function measureTree(path: string): Measure {
 
 function measureByDescriptor(path: string): Measure {
   const total: Measure = { disk: 0, inodes: 0 };
-  const linked = new Set<bigint>();
+  const linked = new Set<string>();
   const count = (stat: FileStat): void => {
     if (stat.nlink > 1 && stat.kind !== 'directory') {
-      if (linked.has(stat.ino)) return;
-      linked.add(stat.ino);
+      // subvolumes of btrfs number their inodes by themselves
+      const inode = `${stat.dev.major}:${stat.dev.minor}:${stat.ino}`;
+      if (linked.has(inode)) return;
+      linked.add(inode);
     }
     total.disk += stat.blocks * 512;
     total.inodes += 1;

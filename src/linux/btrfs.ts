@@ -2,6 +2,7 @@
 import { constants as os } from 'node:os';
 import type { ByteString } from '../core/bytes.js';
 import { lastErrno, libc } from './libc.js';
+import { statFd } from './stat.js';
 import { failed, refused, scratch } from './system-error.js';
 
 /** _IOC(direction, 0x94, number, size). */
@@ -62,6 +63,11 @@ export function destroySubvolume(dirFd: number, name: ByteString): void {
   args.fill(0);
   writeName(name, NAME, 'BTRFS_IOC_SNAP_DESTROY');
   call(dirFd, SNAP_DESTROY, 'BTRFS_IOC_SNAP_DESTROY', name);
+}
+
+/** Whether an open directory is the root of a subvolume; false on other file systems. */
+export function isSubvolume(fd: number): boolean {
+  return statFd(fd).ino === SUBVOLUME_ROOT_INO && libc().ioctl(fd, SUBVOL_GETFLAGS, args) === 0;
 }
 
 /** Whether the subvolume whose root `fd` is refuses changes. EINVAL where it is no subvolume's root. */

@@ -3,11 +3,12 @@
  * through a symbolic link and never across a mount. Depth does not matter: only the deepest directories stay open, the
  * ones above are found again through `..` and recognised by their inode.
  */
-import { constants } from 'node:fs';
-import { bytesOf, displayBytes, joinBytes, type ByteString } from '../core/bytes.js';
+import { constants, readlinkSync } from 'node:fs';
+import { bytesOf, displayBytes, fromBuffer, joinBytes, type ByteString } from '../core/bytes.js';
 import { isErrno, LayerdError } from '../core/errors.js';
+import { destroySubvolume, isSubvolume, setReadOnly } from './btrfs.js';
 import { nextEntries, type DirectoryEntry } from './directory.js';
-import { AT_FDCWD, close, openat, openat2, RESOLVE, rmdirat, unlinkat } from './files.js';
+import { AT_FDCWD, close, fdPath, openat, openat2, RESOLVE, rmdirat, unlinkat } from './files.js';
 import { clearImmutable } from './inode-flags.js';
 import { readMountinfo } from './mountinfo.js';
 import { statFd, tryStatAt, type FileKind, type FileStat } from './stat.js';
@@ -17,7 +18,7 @@ export interface RemovedCounts {
   /** Names removed that are not directories. */
   files: number;
   directories: number;
-  /** Allocated bytes given back; those of a hard link count with its last name. */
+  /** Allocated bytes given back; those of a hard link count with its last name, those of a btrfs subvolume not at all. */
   bytes: number;
 }
 
@@ -125,12 +126,41 @@ class Removal {
   #descend(name: ByteString): void {
     const fd = this.#open(name);
     if (fd === null) return;
-    this.#levels.push({ name, fd, stat: statFd(fd), directories: [], progress: false });
+    try {
+      if (isSubvolume(fd) && this.#destroy(fd, name)) {
+        close(fd);
+        return;
+      }
+      this.#levels.push({ name, fd, stat: statFd(fd), directories: [], progress: false });
+    } catch (thrown) {
+      close(fd);
+      throw thrown;
+    }
     const excess = this.#levels.at(-1 - OPEN_DIRECTORIES);
     if (excess !== undefined && excess.fd !== null) {
       close(excess.fd);
       excess.fd = null;
     }
+  }
+
+  /**
+   * Removes a btrfs subvolume with all it holds. False where it must be gone through, since it holds others or something
+   * is mounted in it (the kernel would detach that); it can then be written.
+   */
+  #destroy(fd: number, name: ByteString): boolean {
+    try {
+      if (hasMountsInside(fd)) throw refused('ENOTEMPTY', 'BTRFS_IOC_SNAP_DESTROY', name);
+      destroySubvolume(this.#fd(), name);
+    } catch (thrown) {
+      if (isErrno(thrown, 'ENOENT')) return true;
+      if (!isErrno(thrown, 'ENOTEMPTY')) throw thrown;
+      setReadOnly(fd, false);
+      return false;
+    }
+    this.counts.directories++;
+    const level = this.#levels.at(-1);
+    if (level !== undefined) level.progress = true;
+    return true;
   }
 
   /** Leaves the deepest directory, which was read to its end, and removes it. */
@@ -211,6 +241,11 @@ class Removal {
   #fd(): number {
     return this.#levels.at(-1)?.fd ?? this.#base;
   }
+}
+
+function hasMountsInside(fd: number): boolean {
+  const inside = `${fromBuffer(readlinkSync(fdPath(fd), { encoding: 'buffer' }))}/`;
+  return readMountinfo().some(({ mountPoint }) => mountPoint.startsWith(inside));
 }
 
 /** Opens the directory above again. It must be the one that we came from: someone may have moved what is below it. */

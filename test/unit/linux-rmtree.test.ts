@@ -13,6 +13,7 @@ import {
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { bytesOf, fromBuffer, type ByteString } from '../../src/core/bytes.js';
+import { createSubvolume } from '../../src/linux/btrfs.js';
 import { AT_FDCWD, close, mkdirat, mknodat, openat } from '../../src/linux/files.js';
 import { mount, MS, umount } from '../../src/linux/mount.js';
 import { removeTree, removeTreeSync, type RemovedCounts } from '../../src/linux/rmtree.js';
@@ -156,13 +157,42 @@ describeWith('removing a tree', [needsRoot()], () => {
 });
 
 describeWith('removing a tree on btrfs', [needsRoot(), needsProgram('mkfs.btrfs', 'btrfs-progs')], () => {
-  it('empties and removes subvolumes', async () => {
+  it('removes a subvolume as one, whatever it holds', async () => {
     const root = mountBtrfs(scratch());
     mkdirSync(join(root, 'tree'));
     run('btrfs', 'subvolume', 'create', join(root, 'tree/sub'));
-    writeTree(root, { 'tree/sub/deep/file': '' });
-    expect(await removeTree(root, TREE)).toMatchObject({ files: 1, directories: 3 });
+    writeTree(root, { 'tree/sub/deep/file': '', 'tree/plain': '' });
+    expect(await removeTree(root, TREE)).toMatchObject({ files: 1, directories: 2 });
     expect(readdirSync(root)).toEqual([]);
+  });
+
+  it('removes subvolumes that are read-only or hold others, whatever their names', async () => {
+    const root = mountBtrfs(scratch());
+    run('btrfs', 'subvolume', 'create', join(root, 'tree'));
+    run('btrfs', 'subvolume', 'create', join(root, 'tree/inner'));
+    run('btrfs', 'subvolume', 'create', join(root, 'tree/inner/innermost'));
+    writeTree(root, { 'tree/file': '', 'tree/inner/file': '', 'tree/inner/innermost/file': '' });
+    const directory = openSync(join(root, 'tree/inner'), 'r');
+    createSubvolume(directory, fromBuffer(Buffer.from([0xff, 0x0a])));
+    closeSync(directory);
+    for (const path of ['tree/inner/innermost', 'tree/inner', 'tree']) {
+      run('btrfs', 'property', 'set', join(root, path), 'ro', 'true');
+    }
+    await removeTree(root, TREE);
+    expect(readdirSync(root)).toEqual([]);
+    expect(run('btrfs', 'subvolume', 'list', root)).toBe('');
+  });
+
+  it('touches nothing behind a mount inside a subvolume', async () => {
+    const root = mountBtrfs(scratch());
+    run('btrfs', 'subvolume', 'create', join(root, 'tree'));
+    writeTree(root, { 'tree/m/': '', 'tree/file': '', 'outside/precious': 'x' });
+    bind(join(root, 'outside'), join(root, 'tree/m'));
+    await expect(removeTree(root, TREE)).rejects.toMatchObject({ code: 'MOUNT_BUSY' });
+    expect(readdirSync(join(root, 'tree/m'))).toEqual(['precious']);
+    umount(at(root, 'tree/m'), { detach: false });
+    await removeTree(root, TREE);
+    expect(readdirSync(root)).toEqual(['outside']);
   });
 });
 
