@@ -16,6 +16,7 @@ import { readMountinfo } from '../../src/linux/mountinfo.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
+import { prefetch, withReadahead } from './readahead.js';
 
 export class LayerMounts {
   private readonly places: Places;
@@ -47,12 +48,15 @@ export class LayerMounts {
       if (found !== null) return found;
       const target = this.places.layerMount(dir);
       mkdirSync(target, { recursive: true, mode: 0o700 });
-      const fd = erofsMount({ image: files.index, devices: [files.tar], directio: this.directio });
+      const fd = withReadahead(files.tar, () =>
+        erofsMount({ image: files.index, devices: [files.tar], directio: this.directio }),
+      );
       try {
         attach(fd, bytesOf(target));
       } finally {
         close(fd);
       }
+      prefetch(files.index);
       const id = mountIdOf(bytesOf(target));
       if (id !== null) this.known.set(dir, id);
       return join(target, LAYER_DIRECTORY);

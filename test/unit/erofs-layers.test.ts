@@ -5,6 +5,7 @@ import {
   existsSync,
   openSync,
   closeSync,
+  cpSync,
   readFileSync,
   readdirSync,
   rmSync,
@@ -24,6 +25,7 @@ import { ingest } from '../../src/content/ingest.js';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
+import { Places } from '../../src/core/places.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { describeTree } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
@@ -46,6 +48,12 @@ function open(scratch: Scratch): ErofsLayers {
 
 function mountCount(scratch: Scratch): number {
   return mountsBelow(scratch.places.layerMounts).length;
+}
+
+/** Readahead of every EROFS mount, in KiB. */
+function readaheads(): Map<string, string> {
+  const names = readdirSync('/sys/class/bdi').filter((name) => name.startsWith('erofs-'));
+  return new Map(names.map((name) => [name, readFileSync(`/sys/class/bdi/${name}/read_ahead_kb`, 'utf8').trim()]));
 }
 
 async function* sourceOf(bytes: Buffer) {
@@ -116,6 +124,28 @@ describeWith('a layer', [needsRoot(), needsErofs()], () => {
     expect(mountCount(scratch)).toBe(1);
     open(scratch).release(layer);
     expect(mountCount(scratch)).toBe(0);
+  });
+
+  it('is read ahead as far as the disk below it', async () => {
+    using scratch = new Scratch();
+    const layer = await stored(scratch);
+    const disk = scratch.at('disk');
+    execFileSync('sh', [
+      '-euc',
+      'truncate -s 64M "$1" && mkfs.ext4 -q "$1" && mkdir "$2"',
+      'sh',
+      disk,
+      scratch.at('on'),
+    ]);
+    execFileSync('mount', ['-o', 'loop', disk, scratch.at('on')]);
+    const onDisk = new Places(scratch.at('on'), scratch.at('run2'));
+    cpSync(scratch.places.layers, onDisk.layers, { recursive: true });
+    const device = statSync(scratch.at('on')).dev;
+    writeFileSync(`/sys/dev/block/7:${device & 0xff}/bdi/read_ahead_kb`, '2048');
+    const before = readaheads();
+    new ErofsLayers(onDisk, { directio: false }).lower(layer);
+    const made = [...readaheads()].filter(([name]) => !before.has(name)); // other tests mount at the same time
+    expect(made.map(([, kib]) => kib)).toContain('2048');
   });
 
   it('in use cannot be released, and says who holds it', async () => {
