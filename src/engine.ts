@@ -4,18 +4,14 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
-import { probeDrivers } from '../drivers/index.js';
-import { inflaterName } from './content/compression.js';
 import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, SaveOptions } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
 import { LayerdError } from './core/errors.js';
+import { lazily } from './core/lazily.js';
 import { Places } from './core/places.js';
 import { VERSION } from './core/version.js';
 import type * as words from './core/words.js';
-import { Committer } from './image/commit.js';
 import { Images } from './image/images.js';
-import { Loader } from './image/load.js';
-import { Saver } from './image/save.js';
 import { fileSystemType, kernelFeatures } from './linux/features.js';
 import { linuxAvailable } from './linux/libc.js';
 import { tryLock } from './linux/lock.js';
@@ -37,6 +33,15 @@ import { recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
 import { WorkerPool } from './workers/pool.js';
 
+interface ArchiveParts {
+  layers: Layers;
+  images: Images;
+  leases: Leases;
+  containers: Containers;
+}
+
+type Archives = Awaited<ReturnType<typeof openArchives>>;
+
 /** How the driver came to be chosen. */
 interface DriverChoice {
   driver: words.DriverName;
@@ -56,9 +61,7 @@ export class Engine implements EngineApi {
   private readonly layerStore: Layers;
   private readonly listing: LayerListing;
   private readonly imageStore: Images;
-  private readonly loader: Loader;
-  private readonly saver: Saver;
-  private readonly committer: Committer;
+  private readonly archives: () => Promise<Archives>;
   private readonly containerStore: Containers;
   private readonly leaseStore: Leases;
   private readonly collector: Collector;
@@ -87,15 +90,14 @@ export class Engine implements EngineApi {
     const trees = new Trees(context);
     this.containerStore = new Containers(context, trees);
     this.imageStore = new Images(context, new Chains(context, this.layerStore));
-    this.loader = new Loader(context, this.layerStore, this.imageStore, this.leaseStore);
-    const shared = {
-      layers: this.layerStore,
-      images: this.imageStore,
-      leases: this.leaseStore,
-      containers: this.containerStore,
-    };
-    this.saver = new Saver(context, shared);
-    this.committer = new Committer(context, shared);
+    this.archives = lazily(() =>
+      openArchives(context, {
+        layers: this.layerStore,
+        images: this.imageStore,
+        leases: this.leaseStore,
+        containers: this.containerStore,
+      }),
+    );
     this.collector = new Collector(context, trees, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
@@ -116,12 +118,17 @@ export class Engine implements EngineApi {
     let pool: WorkerPool | null = null;
     try {
       makeDirectories(places);
-      const choice = chooseDriver(config, places);
-      writer = await MetadataWriter.open(places.database);
       pool = new WorkerPool(
         { root: config.root, run: config.run, driverOptions: config.driverOptions, limits: config.limits },
         laneSizes(config.workers),
       );
+      // The two threads start at once, on as many cores.
+      const probing = pool.run('short', 'drivers.probe', undefined);
+      const [opened, probes] = await Promise.allSettled([MetadataWriter.open(places.database), probing]);
+      if (opened.status === 'rejected') throw opened.reason;
+      writer = opened.value;
+      if (probes.status === 'rejected') throw probes.reason;
+      const choice = chooseDriver(config, probes.value);
       const context: StoreContext = {
         places,
         reader: new MetadataReader(places.database),
@@ -162,18 +169,21 @@ export class Engine implements EngineApi {
     closeSync(this.lockFd);
   }
 
+  /** Where it keeps things, and how. */
+  placement(): Pick<words.Info, 'root' | 'run' | 'fileSystem' | 'driver' | 'driverReason'> {
+    const { root, run } = this.context.places;
+    const { driver, reason } = this.choice;
+    return { root, run, fileSystem: fileSystemType(root), driver, driverReason: reason };
+  }
+
   async info(): Promise<words.Info> {
-    const { reader, places, driver } = this.context;
-    const { images, layers, containers, leases } = reader.counts();
+    const { images, layers, containers, leases } = this.context.reader.counts();
+    const { inflaterName } = await import('./content/compression.js');
     return {
       version: VERSION,
       pid: process.pid,
       node: process.version,
-      root: places.root,
-      run: places.run,
-      fileSystem: fileSystemType(places.root),
-      driver,
-      driverReason: this.choice.reason,
+      ...this.placement(),
       drivers: this.choice.probes,
       kernel: kernelOf(),
       inflater: inflaterName(),
@@ -196,17 +206,19 @@ export class Engine implements EngineApi {
     return this.storeMetrics.text(this.loopDelay.percentile(99) / 1e9);
   }
 
-  load(
+  async load(
     input: ArchiveInput,
     options: LoadOptions,
     progress: OnProgress,
     signal: AbortSignal,
   ): Promise<words.LoadResult> {
-    return this.loader.load(input, options, progress, signal);
+    const { loader } = await this.archives();
+    return loader.load(input, options, progress, signal);
   }
 
-  save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }> {
-    return this.saver.save(options, signal);
+  async save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }> {
+    const { saver } = await this.archives();
+    return saver.save(options, signal);
   }
 
   images(): words.ImageSummary[] {
@@ -291,13 +303,14 @@ export class Engine implements EngineApi {
     return this.containerStore.export(name, signal);
   }
 
-  commit(
+  async commit(
     name: string,
     options: words.CommitOptions,
     progress: OnProgress,
     signal: AbortSignal,
   ): Promise<words.CommitResult> {
-    return this.committer.commit(name, options, progress, signal);
+    const { committer } = await this.archives();
+    return committer.commit(name, options, progress, signal);
   }
 
   usage(name: string): Promise<words.Usage> {
@@ -340,6 +353,20 @@ export class Engine implements EngineApi {
   events(since: number, follow: boolean, signal: AbortSignal): AsyncIterable<words.EngineEvent> {
     return this.eventLog.read(since, follow, signal);
   }
+}
+
+/** What reads and writes images, which no start needs. */
+async function openArchives(context: StoreContext, parts: ArchiveParts) {
+  const [{ Loader }, { Saver }, { Committer }] = await Promise.all([
+    import('./image/load.js'),
+    import('./image/save.js'),
+    import('./image/commit.js'),
+  ]);
+  return {
+    loader: new Loader(context, parts.layers, parts.images, parts.leases),
+    saver: new Saver(context, parts),
+    committer: new Committer(context, parts),
+  };
 }
 
 function collectorSettings(config: Pick<EngineConfig, 'gc' | 'events'>) {
@@ -398,8 +425,7 @@ function makeDirectories(places: Places): void {
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-function chooseDriver(config: EngineConfig, places: Places): DriverChoice {
-  const probes = probeDrivers(places, config.driverOptions);
+function chooseDriver(config: EngineConfig, probes: DriverChoice['probes']): DriverChoice {
   const best = probes.find((probe) => probe.available);
   const wanted = config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver);
   if (wanted?.available !== true) {

@@ -15,9 +15,6 @@ import type { LayerSink, StoredFacts } from './sink.js';
 import { abortable } from './source-abort.js';
 import type { ByteSource } from './source.js';
 
-/** The layer tar that holds nothing: the two zero blocks that end a tar. */
-export const EMPTY_LAYER_SIZE = 1024;
-
 /**
  * Where scanning a chunk and what the sink does with its entries takes longer than this, hashing moves to another thread.
  * Where it takes less (large files), hashing there and waiting for it costs a fifth more than hashing here.

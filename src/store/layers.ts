@@ -9,7 +9,8 @@ import type { StoredFacts } from '../content/sink.js';
 import type { LayerRow, StackedRow } from '../metadata/rows.js';
 import type { NewStoredLayer } from '../metadata/operations/layers.js';
 import { byteChannel, pumpBytes, readBytes } from '../workers/byte-channel.js';
-import { EMPTY_LAYER_SIZE, type Expectation, type Ingested } from '../content/ingest.js';
+import { EMPTY_LAYER_SIZE } from '../content/empty-layer.js';
+import type { Expectation, Ingested } from '../content/ingest.js';
 import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
 

@@ -2,7 +2,7 @@
  * What worker threads do: the calls of drivers and content, by name. Arguments and results are structured-cloneable;
  * bytes go through ports. This is the only file that joins drivers to threads.
  */
-import { createDrivers } from '../../drivers/index.js';
+import { createDrivers, probeDrivers } from '../../drivers/index.js';
 import { Places } from '../core/places.js';
 import { layerJobs } from './layer-jobs.js';
 import { snapshotJobs } from './snapshot-jobs.js';
@@ -13,7 +13,14 @@ import type { WorkerSettings } from './protocol.js';
 export function createJobs(settings: WorkerSettings) {
   const places = new Places(settings.root, settings.run);
   const drivers = createDrivers(places, settings.driverOptions);
-  return { ...layerJobs(drivers, places, settings.limits), ...snapshotJobs(drivers), ...diskJobs(drivers, places) };
+  return {
+    ...layerJobs(drivers, places, settings.limits),
+    ...snapshotJobs(drivers),
+    ...diskJobs(drivers, places),
+
+    /** Tries every driver on this machine. */
+    'drivers.probe': async () => probeDrivers(places, settings.driverOptions),
+  };
 }
 
 type Jobs = ReturnType<typeof createJobs>;
