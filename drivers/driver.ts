@@ -26,7 +26,9 @@ import type { DriverOptions } from '../src/core/engine-config.js';
 import type { Places } from '../src/core/places.js';
 import type { ByteString } from '../src/core/bytes.js';
 import type { ByteSource } from '../src/content/source.js';
-import type { InheritedDirectory, LayerSink } from '../src/content/sink.js';
+import type { InheritedDirectory, LayerSink, RootAttributes } from '../src/content/sink.js';
+
+export type { RootAttributes };
 
 /** A layer as a driver keeps it: what rows and drivers both know. */
 export interface StoredLayer {
@@ -40,20 +42,13 @@ export interface StoredLayer {
   opaqueRoot: boolean;
 }
 
-/** Attributes of a snapshot's root, as the topmost layer that lists its root has them. */
-export interface RootAttributes {
-  mode: number;
-  uid: number;
-  gid: number;
-  mtime: { sec: number; nsec: number };
-}
-
 /** A snapshot as its row pins it. */
 export interface SnapshotSpec {
   /** Name of its directory below `s/`, and of its mount point below `m/`. */
   dir: string;
   /** Bottom first; may be empty. */
   stack: readonly StoredLayer[];
+  /** As the topmost layer that lists its root has them. */
   root: RootAttributes;
   readOnly: boolean;
   /** Bytes the upper may hold; null without a limit. */
@@ -179,6 +174,8 @@ export interface ProbeResult {
 /** One entry of the explicit list in drivers/index.ts. */
 export interface DriverModule {
   readonly name: DriverName;
+  /** `auto` may choose it; others are there for those who ask for them. */
+  readonly auto: boolean;
   /** Really tries (a mount of a tiny layer) below the given places; leaves nothing behind. */
   probe(places: Places, options: DriverOptions): ProbeResult;
   create(context: DriverContext): Driver;

@@ -7,21 +7,30 @@
  *             and makes the second lower that overlay wants
  *   m/DIR     where we mount it
  */
-import { closeSync, constants, existsSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
+import { LayerNode } from '../src/content/layer-tree.js';
+import { createPlainDirectory, setAttributes } from '../src/content/node-writer.js';
 import type { ByteSource } from '../src/content/source.js';
 import { tarOfTree } from '../src/content/tree-tar.js';
-import { bytesOf } from '../src/core/bytes.js';
+import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
+import { bytesOf, toBuffer } from '../src/core/bytes.js';
 import { LayerdError } from '../src/core/errors.js';
 import type { Change, MountInstruction, Usage } from '../src/core/words.js';
+import { syncPath } from '../src/disk/sync.js';
 import { measureTree } from '../src/disk/usage.js';
-import { AT_FDCWD, close, fchmodat, fchownat, fdPath, utimensat } from '../src/linux/files.js';
+import { AT_FDCWD, close, fdPath } from '../src/linux/files.js';
 import { MOUNT_DATA_MAX } from '../src/linux/mount.js';
 import { isMountPoint, removeMountPoint } from '../src/linux/mount-point.js';
-import { OVERLAY_MAX_LOWERS, overlayMount, overlayMountAt, type OverlaySpec } from '../src/linux/overlay.js';
+import {
+  escapeOption,
+  OVERLAY_MAX_LOWERS,
+  overlayMount,
+  overlayMountAt,
+  type OverlaySpec,
+} from '../src/linux/overlay.js';
 import { syncfs } from '../src/linux/sync.js';
-import type { DriverContext, SnapshotKeeper, SnapshotSpec } from './driver.js';
+import type { DriverContext, RootAttributes, SnapshotKeeper, SnapshotSpec, StoredLayer } from './driver.js';
 
 export class OverlaySnapshots implements SnapshotKeeper {
   private readonly context: DriverContext;
@@ -32,28 +41,28 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   async create(spec: SnapshotSpec): Promise<void> {
     if (spec.sizeLimit !== null) throw noSizeLimit();
-    if (spec.stack.length > OVERLAY_MAX_LOWERS) throw tooDeep(spec.stack.length);
+    checkDepth(spec.stack);
     const directory = this.context.places.snapshot(spec.dir);
-    mkdirSync(directory, { mode: 0o700 });
+    createPlainDirectory(directory);
     for (const name of spec.readOnly ? [EMPTY] : [UPPER, WORK]) mkdirSync(join(directory, name), { mode: 0o755 });
-    const root = bytesOf(join(directory, spec.readOnly ? EMPTY : UPPER));
-    fchownat(AT_FDCWD, root, spec.root.uid, spec.root.gid);
-    fchmodat(AT_FDCWD, root, spec.root.mode);
-    utimensat(AT_FDCWD, root, spec.root.mtime);
-    for (const path of [directory, this.context.places.snapshots]) syncDirectory(path);
+    const root = join(directory, spec.readOnly ? EMPTY : UPPER);
+    setAttributes(AT_FDCWD, bytesOf(root), rootNode(spec.root));
+    for (const path of [root, directory, this.context.places.snapshots]) syncPath(path);
   }
 
   instructions(spec: SnapshotSpec): MountInstruction[] {
-    const { lowers, upper, work } = this.overlay(spec);
-    const options = [
-      'index=off',
-      ...(this.context.options.overlay.redirectDir ? ['redirect_dir=on'] : []),
-      ...(spec.volatile ? ['volatile'] : []),
-      ...(upper === undefined ? [] : [`upperdir=${upper}`, `workdir=${work}`]),
-      `lowerdir=${lowers.join(':')}`,
+    const { lowers, upper, work, options } = this.overlay(spec);
+    const settings = Object.entries(options).map(([key, value]) => (value === true ? key : `${key}=${value}`));
+    const directories = [
+      ...(upper === undefined || work === undefined
+        ? []
+        : [`upperdir=${escapeOption(upper)}`, `workdir=${escapeOption(work)}`]),
+      `lowerdir=${lowers.map(escapeOption).join(':')}`,
     ];
-    const length = options.join(',').length;
-    if (length <= MOUNT_DATA_MAX) return [{ type: 'overlay', source: 'overlay', options }];
+    const length = Buffer.byteLength([...settings, ...directories].join(','));
+    if (length <= MOUNT_DATA_MAX) {
+      return [{ type: 'overlay', source: 'overlay', options: [...settings, ...directories] }];
+    }
     throw new LayerdError(
       'LAYER_LIMIT',
       `the mount options of ${spec.stack.length} layers have ${length} bytes; mount(2) takes ${MOUNT_DATA_MAX}`,
@@ -167,21 +176,16 @@ export class OverlaySnapshots implements SnapshotKeeper {
     return lowers;
   }
 
-  /** Top first. What lies below an opaque root does not show; a layer that comes twice shows where it is topmost. */
+  /** Top first. */
   private lowers(spec: SnapshotSpec): string[] {
-    const lowers = new Set<string>();
-    for (const layer of spec.stack.toReversed()) {
+    return visibleLayers(spec.stack).map((layer) => {
       const lower = this.context.keeperOf(layer).lower(layer);
-      if (lower === null) {
-        throw new LayerdError('DRIVER_UNSUPPORTED', `a layer kept by ${layer.driver} cannot be a lower of an overlay`, {
-          details: { diffId: layer.diffId, driver: layer.driver },
-          hint: 'Migrate the layer to overlay2 or erofs, or use the driver that keeps it.',
-        });
-      }
-      lowers.add(lower);
-      if (layer.opaqueRoot) break;
-    }
-    return [...lowers];
+      if (lower !== null) return lower;
+      throw new LayerdError('DRIVER_UNSUPPORTED', `a layer kept by ${layer.driver} cannot be a lower of an overlay`, {
+        details: { diffId: layer.diffId, driver: layer.driver },
+        hint: 'Migrate the layer to overlay2 or erofs, or use the driver that keeps it.',
+      });
+    });
   }
 
   private upperPlaces(spec: SnapshotSpec): UpperPlaces {
@@ -205,13 +209,20 @@ const UPPER = 'u';
 const WORK = 'w';
 const EMPTY = 'e';
 
-function syncDirectory(path: string): void {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+/** Top first. What lies below an opaque root does not show; a layer that comes twice shows where it is topmost. */
+function visibleLayers(stack: readonly StoredLayer[]): StoredLayer[] {
+  const layers = new Map<string, StoredLayer>();
+  for (const layer of stack.toReversed()) {
+    if (!layers.has(layer.dir)) layers.set(layer.dir, layer);
+    if (layer.opaqueRoot) break;
   }
+  return [...layers.values()];
+}
+
+/** The root of a snapshot as a node, to be written like that of a layer. */
+function rootNode({ xattrs, ...attributes }: RootAttributes): LayerNode {
+  const values = new Map(xattrs?.map(([name, value]) => [name, toBuffer(value)]));
+  return Object.assign(new LayerNode('directory', -1), attributes, { xattrs: values });
 }
 
 function noSizeLimit(): LayerdError {
@@ -220,8 +231,10 @@ function noSizeLimit(): LayerdError {
   });
 }
 
-function tooDeep(depth: number): LayerdError {
-  return new LayerdError('LAYER_LIMIT', `overlay holds ${OVERLAY_MAX_LOWERS} layers at most, the image has ${depth}`, {
+function checkDepth(stack: readonly StoredLayer[]): void {
+  const depth = visibleLayers(stack).length;
+  if (depth <= OVERLAY_MAX_LOWERS) return;
+  throw new LayerdError('LAYER_LIMIT', `overlay holds ${OVERLAY_MAX_LOWERS} layers at most, the image has ${depth}`, {
     details: { limit: OVERLAY_MAX_LOWERS, found: depth },
     hint: 'Build the image with fewer layers, or squash it.',
   });

@@ -4,9 +4,10 @@
  * in the mount, as after any extraction.
  */
 import type { LayerNode } from '../../src/content/layer-tree.js';
+import { isSettableXattr } from '../../src/content/names.js';
 import { displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
-import { NAME_BYTES_MAX, roundUp } from './format.js';
+import { roundUp } from './format.js';
 
 const HEADER_BYTES = 12;
 const ENTRY_BYTES = 4;
@@ -79,14 +80,13 @@ function entryBytes(attribute: Attribute): number {
 
 /** Null for what Linux would not let anyone set on this kind of file. */
 function attributeOf(node: LayerNode, name: ByteString, value: Buffer): Attribute | null {
+  if (!isSettableXattr(name, node.kind)) return null;
   const acl = ACL_INDEX.get(name);
-  if (acl !== undefined) return node.kind === 'symlink' ? null : { index: acl, name: '' as ByteString, value };
-  for (const { prefix, index } of PREFIXES) {
-    if (!name.startsWith(prefix) || name.length === prefix.length || name.length > NAME_BYTES_MAX) continue;
-    if (prefix === 'user.' && node.kind !== 'file' && node.kind !== 'directory') return null;
-    return { index, name: name.slice(prefix.length) as ByteString, value };
-  }
-  return null;
+  if (acl !== undefined) return { index: acl, name: '' as ByteString, value };
+  const space = PREFIXES.find(({ prefix }) => name.startsWith(prefix));
+  return space === undefined
+    ? null
+    : { index: space.index, name: name.slice(space.prefix.length) as ByteString, value };
 }
 
 const ACL_VERSION = 2;

@@ -7,6 +7,7 @@ import { probeOverlay2 } from './probe.js';
 /** Layers as extracted directories, snapshots as overlay mounts: any Linux, as root. */
 export const overlay2Driver: DriverModule = {
   name: 'overlay2',
+  auto: true,
   probe: probeOverlay2,
   create: (context: DriverContext): Driver => ({
     name: 'overlay2',

@@ -1,24 +1,23 @@
-import { constants, closeSync, existsSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { createHash } from 'node:crypto';
-import type { InheritedDirectory, LayerSink, LayerTree, LayerNode } from '../../src/content/sink.js';
+import type { InheritedDirectory, LayerSink, LayerTree } from '../../src/content/sink.js';
 import type { ByteSource } from '../../src/content/source.js';
 import { assemble } from '../../src/content/assemble.js';
 import { catalogFile, catalogTree } from '../../src/content/catalog-file.js';
+import { compareWithTree, type TreeFault } from '../../src/content/compare-tree.js';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
-import { finishDirectory } from '../../src/content/node-writer.js';
+import { applyInherited, inheritedFile, readInherited, writeInherited } from '../../src/content/inherited.js';
+import { restoreAttributes } from '../../src/content/node-writer.js';
 import { bytesOf, displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { digestFromHex } from '../../src/core/digest.js';
-import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { isErrno, LayerdError, toLayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
-import { close, O_CLOEXEC, O_PATH, openat } from '../../src/linux/files.js';
+import { close, fdPathOf, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
+import { removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
-import { statFd } from '../../src/linux/stat.js';
-import type { TarEntry } from '../../src/tar/entry.js';
 import type { LayerFault, LayerKeeper, StoredLayer } from '../driver.js';
-import { keptOf, treeOf, TreeSink } from './tree-sink.js';
-
-const READ = constants.O_RDONLY | constants.O_NOFOLLOW | O_CLOEXEC;
-const CHUNK = 1 << 20;
+import { Payloads } from './payloads.js';
+import { markDirectory, treeOf, TreeSink } from './tree-sink.js';
 
 /** Layers as extracted directories. */
 export class Overlay2Layers implements LayerKeeper {
@@ -33,18 +32,18 @@ export class Overlay2Layers implements LayerKeeper {
   }
 
   async inherit(layer: StoredLayer, directories: readonly InheritedDirectory[]): Promise<void> {
-    withTree(treeOf(this.places.layer(layer.dir)), (cursor) => {
-      for (const directory of directories) {
-        const { dirFd, name } = cursor.parentOf(directory.path);
-        finishDirectory(dirFd, name, directory);
-      }
-      const fd = openSync(this.places.layer(layer.dir), 'r');
-      try {
-        syncfs(fd);
-      } finally {
-        closeSync(fd);
-      }
+    const directory = this.places.layer(layer.dir);
+    const file = inheritedFile(directory);
+    // After a crash before the row was written it comes again, with what another chain has below.
+    if (directories.length === 0 && !existsSync(file)) return;
+    const tree = await catalogTree(catalogFile(directory));
+    const implied = tree.implied();
+    writeInherited(file, directories);
+    applyInherited(tree, directories);
+    withTree(treeOf(directory), (cursor) => {
+      for (const path of implied) restore(cursor, tree, path);
     });
+    syncFileSystem(directory);
   }
 
   async *tar(layer: StoredLayer): ByteSource {
@@ -67,111 +66,89 @@ export class Overlay2Layers implements LayerKeeper {
 
   async verify(layer: StoredLayer, options: { quick: boolean }): Promise<LayerFault[]> {
     const directory = this.places.layer(layer.dir);
-    if (!existsSync(treeOf(directory)) || !existsSync(catalogFile(directory))) {
-      return [{ code: 'LAYER_MISSING', path: '', message: `${directory} is not whole`, repairable: false }];
-    }
-    if (options.quick) return [];
-    const hash = createHash('sha256');
+    if (!existsSync(treeOf(directory))) return [missing('', `${treeOf(directory)} is not there`)];
     try {
-      for await (const chunk of this.tar(layer)) hash.update(chunk);
+      const faults = [...compareWithTree(treeOf(directory), (await this.tree(directory)).root, options)].map(faultOf);
+      if (faults.some(({ repairable }) => !repairable) || options.quick) return faults;
+      return [...faults, ...(await this.verifyBytes(layer))];
     } catch (thrown) {
-      return [faultOf(thrown)];
+      return [faultOfError(thrown)];
     }
-    const found = digestFromHex(hash.digest('hex'));
-    if (found === layer.diffId) return [];
-    const message = `the stored files give ${found}, expected ${layer.diffId}`;
-    return [{ code: 'LAYER_CORRUPT', path: '', message, repairable: false }];
   }
 
-  repair(layer: StoredLayer): Promise<LayerFault[]> {
-    // Nothing here can be made again from the rest; loading the layer heals it.
+  /** What the catalog tells can be made good; what was in files cannot. */
+  async repair(layer: StoredLayer): Promise<LayerFault[]> {
+    const faults = await this.verify(layer, { quick: false });
+    if (faults.length === 0 || faults.some(({ repairable }) => !repairable)) return faults;
+    const directory = this.places.layer(layer.dir);
+    const tree = await this.tree(directory);
+    const found = [...compareWithTree(treeOf(directory), tree.root, { quick: false })];
+    withTree(treeOf(directory), (cursor) => {
+      for (const fault of found) mend(cursor, tree, fault);
+    });
+    syncFileSystem(directory);
     return this.verify(layer, { quick: false });
   }
-}
 
-function faultOf(thrown: unknown): LayerFault {
-  const corrupt = thrown instanceof LayerdError && thrown.code === 'LAYER_DAMAGED';
-  if (!corrupt && !isErrno(thrown, 'ENOENT', 'ENOTDIR', 'ELOOP', 'EISDIR', 'EIO', 'EUCLEAN')) throw thrown;
-  const catalog = corrupt && thrown.details['catalog'] === true;
-  return {
-    code: catalog ? 'CATALOG_CORRUPT' : 'LAYER_CORRUPT',
-    path: corrupt ? String(thrown.details['path'] ?? '') : '',
-    message: thrown instanceof Error ? thrown.message : String(thrown),
-    repairable: false,
-  };
-}
-
-/** Reads the payloads of a layer's tar entries back from the tree, or from where replaced ones are kept. */
-class Payloads {
-  private readonly cursor: DirectoryCursor;
-  private readonly keptCursor: DirectoryCursor | null;
-  private readonly fds: number[] = [];
-  private readonly paths = new Map<number, ByteString>();
-
-  constructor(directory: string, tree: LayerTree) {
-    this.notePaths('' as ByteString, tree.root);
-    this.cursor = new DirectoryCursor(this.openRoot(treeOf(directory)));
-    const kept = keptOf(directory);
-    this.keptCursor = existsSync(kept) ? new DirectoryCursor(this.openRoot(kept)) : null;
+  private async verifyBytes(layer: StoredLayer): Promise<LayerFault[]> {
+    const hash = createHash('sha256');
+    for await (const chunk of this.tar(layer)) hash.update(chunk);
+    const found = digestFromHex(hash.digest('hex'));
+    return found === layer.diffId ? [] : [corrupt('', `the stored files give ${found}, expected ${layer.diffId}`)];
   }
 
-  /** The stored bytes of the entry, in order. */
-  *of(entry: TarEntry, index: number): Generator<Buffer> {
-    const path = this.paths.get(index);
-    const cursor = path === undefined ? this.keptCursor : this.cursor;
-    const at = path ?? bytesOf(String(index));
-    if (cursor === null) throw payloadGone(entry);
-    const { dirFd, name } = cursor.parentOf(at);
-    const fd = openat(dirFd, name, READ);
-    try {
-      const stat = statFd(fd);
-      const whole = path === undefined ? entry.storedSize : entry.size;
-      if (stat.kind !== 'file' || stat.size !== whole) throw payloadGone(entry);
-      const segments = path === undefined || entry.sparse === null ? [{ offset: 0, length: whole }] : entry.sparse;
-      for (const { offset, length } of segments) yield* readRange(fd, offset, length, entry);
-    } finally {
-      close(fd);
-    }
-  }
-
-  close(): void {
-    this.cursor.close();
-    this.keptCursor?.close();
-    for (const fd of this.fds) close(fd);
-  }
-
-  private openRoot(path: string): number {
-    const fd = openSync(path, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
-    this.fds.push(fd);
-    return fd;
-  }
-
-  private notePaths(path: ByteString, node: LayerNode): void {
-    for (const [name, child] of node.children ?? []) {
-      const below = (path === '' ? name : `${path}/${name}`) as ByteString;
-      if (child.kind === 'file' && child.storedSize > 0) this.paths.set(child.entry, below);
-      else if (child.children !== null) this.notePaths(below, child);
-    }
+  /** The layer as it is in this chain. */
+  private async tree(directory: string): Promise<LayerTree> {
+    const tree = await catalogTree(catalogFile(directory));
+    const inherited = readInherited(inheritedFile(directory));
+    if (inherited !== null) applyInherited(tree, inherited.directories);
+    return tree;
   }
 }
 
-function* readRange(fd: number, offset: number, length: number, entry: TarEntry): Generator<Buffer> {
-  for (let done = 0; done < length;) {
-    const chunk = Buffer.allocUnsafe(Math.min(CHUNK, length - done));
-    const read = readSync(fd, chunk, 0, chunk.length, offset + done);
-    if (read === 0) throw payloadGone(entry);
-    done += read;
-    yield read === chunk.length ? chunk : chunk.subarray(0, read);
-  }
+function faultOf({ path, kind, message }: TreeFault): LayerFault {
+  const shown = displayBytes(`/${path}` as ByteString);
+  return { ...corrupt(shown, `${shown}: ${message}`), repairable: kind === 'extra' || kind === 'attributes' };
 }
 
-function payloadGone(entry: TarEntry): LayerdError {
-  const path = displayBytes(entry.path);
-  return new LayerdError('LAYER_DAMAGED', `the stored file ${path} has another size than the layer's tar says`, {
-    details: { path, expected: entry.size },
-    hint: 'Load the image again: what is damaged is replaced in place.',
-  });
+function corrupt(path: string, message: string): LayerFault {
+  return { code: 'LAYER_CORRUPT', path, message, repairable: false };
 }
+
+function missing(path: string, message: string): LayerFault {
+  return { code: 'LAYER_MISSING', path, message, repairable: false };
+}
+
+/** A layer that cannot be read is damaged; anything else is no fault of the layer and goes on. */
+function faultOfError(thrown: unknown): LayerFault {
+  if (thrown instanceof LayerdError && thrown.code === 'LAYER_DAMAGED') {
+    const code = thrown.details['catalog'] === true ? 'CATALOG_CORRUPT' : 'LAYER_CORRUPT';
+    return { ...corrupt(String(thrown.details['path'] ?? ''), thrown.message), code };
+  }
+  if (isErrno(thrown, 'EIO', 'EUCLEAN', 'EBADMSG')) return corrupt('', toLayerdError(thrown).message);
+  throw thrown;
+}
+
+/** Makes a fault good that is not in a file's content. */
+function mend(cursor: DirectoryCursor, tree: LayerTree, { path, kind }: TreeFault): void {
+  if (kind === 'attributes') {
+    restore(cursor, tree, path);
+    return;
+  }
+  const { dirFd, name } = cursor.parentOf(path);
+  removeTreeSync(dirFd, name);
+  restore(cursor, tree, path.slice(0, Math.max(0, path.lastIndexOf('/'))) as ByteString);
+}
+
+function restore(cursor: DirectoryCursor, tree: LayerTree, path: ByteString): void {
+  const node = tree.lookup(path);
+  if (node === undefined) return;
+  const { dirFd, name } = path === '' ? { dirFd: cursor.at(path), name: DOT } : cursor.parentOf(path);
+  if (node.kind === 'directory') markDirectory(fdPathOf(dirFd, name), node);
+  restoreAttributes(dirFd, name, node);
+}
+
+const DOT = bytesOf('.');
 
 function withTree(path: string, work: (cursor: DirectoryCursor) => void): void {
   const rootFd = openSync(path, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
@@ -181,5 +158,15 @@ function withTree(path: string, work: (cursor: DirectoryCursor) => void): void {
   } finally {
     cursor.close();
     close(rootFd);
+  }
+}
+
+/** One sync for thousands of files. */
+function syncFileSystem(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    syncfs(fd);
+  } finally {
+    closeSync(fd);
   }
 }

@@ -1,22 +1,25 @@
 /**
  * A layer as an extracted directory, written while its tar streams by:
  *
- *   l/DIR/d/         the tree: overlay's lower (whiteouts are 0/0 devices, opaque directories carry overlay's xattr)
- *   l/DIR/x/N        the payload of tar entry N where the tree does not hold it: a later entry replaced it, or it
- *                    belongs to a name that makes no file. Only there, so that the tar can be told again bit for bit.
- *   l/DIR/catalog    the tar without its payloads
+ *   l/DIR/d/          the tree: overlay's lower (whiteouts are 0/0 devices, opaque directories carry overlay's xattr)
+ *   l/DIR/x/N         the payload of tar entry N where the tree does not hold it: a later entry replaced it, or it
+ *                     belongs to a name that makes no file. Only there, so that the tar can be told again bit for bit.
+ *   l/DIR/catalog     the tar without its payloads
+ *   l/DIR/inherited   attributes that implied directories took from below; only where they took any
  */
 import { closeSync, constants, ftruncateSync, mkdirSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { bytesOf, type ByteString } from '../../src/core/bytes.js';
+import { bytesOf, joinBytes, type ByteString } from '../../src/core/bytes.js';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
 import {
   createDirectory,
   createFile,
   createLink,
+  createPlainDirectory,
   createSpecial,
-  finishDirectory,
   finishFile,
+  naming,
+  setAttributes,
 } from '../../src/content/node-writer.js';
 import { SegmentWriter } from '../../src/content/segment-writer.js';
 import { catalogFile, writeCatalog } from '../../src/content/catalog-file.js';
@@ -25,15 +28,23 @@ import { measureTree } from '../../src/disk/usage.js';
 import { close, fdPathOf, O_CLOEXEC, O_PATH, renameat } from '../../src/linux/files.js';
 import { removeTree, removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
-import { setXattr } from '../../src/linux/xattr.js';
+import { removeXattr, setXattr } from '../../src/linux/xattr.js';
 import type { TarEntry } from '../../src/tar/entry.js';
 
 const OPAQUE = bytesOf('trusted.overlay.opaque');
 const YES = Buffer.from('y');
+/**
+ * Of a directory that no other layer has, overlay lists whiteouts as names that are not there, unless this says that it
+ * may have been merged; an empty one names no origin (ovl_path_check_origin_xattr() of the kernel).
+ */
+const ORIGIN = bytesOf('trusted.overlay.origin');
+const UNKNOWN = Buffer.alloc(0);
 
 /** The file that takes the payload of the entry at hand. */
 interface OpenFile {
   fd: number;
+  /** Bytes of the whole file where it has holes, which may be at its end. */
+  sparseSize: number | null;
   /** Null for a payload that is only kept for export. */
   node: LayerNode | null;
   writer: SegmentWriter;
@@ -42,7 +53,7 @@ interface OpenFile {
 export class TreeSink implements LayerSink {
   readonly driver = 'overlay2';
   private readonly directory: string;
-  private readonly rootFd: number;
+  private rootFd: number | null;
   private readonly cursor: DirectoryCursor;
   private readonly linkCursor: DirectoryCursor;
   private keptFd: number | null = null;
@@ -52,11 +63,12 @@ export class TreeSink implements LayerSink {
   /** `directory`: l/DIR, which must not exist. */
   constructor(directory: string) {
     this.directory = directory;
-    mkdirSync(directory, { mode: 0o700 });
+    createPlainDirectory(directory);
     mkdirSync(treeOf(directory), { mode: 0o755 });
-    this.rootFd = openSync(treeOf(directory), O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
-    this.cursor = new DirectoryCursor(this.rootFd);
-    this.linkCursor = new DirectoryCursor(this.rootFd);
+    const rootFd = openSync(treeOf(directory), O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    this.rootFd = rootFd;
+    this.cursor = new DirectoryCursor(rootFd);
+    this.linkCursor = new DirectoryCursor(rootFd);
   }
 
   bytes(): undefined {
@@ -65,13 +77,16 @@ export class TreeSink implements LayerSink {
 
   step(step: LayerStep, entry: TarEntry): void {
     this.entry += 1;
-    for (const { path } of step.implied) this.makeDirectory(path);
+    for (const { path, replaced } of step.implied) {
+      if (replaced !== null) this.remove(path, replaced);
+      this.makeDirectory(path);
+    }
     if (step.replaced !== null) this.remove(step.path, step.replaced);
     const { node } = step;
     if (step.action === 'create' && node !== null) this.create(step.path, node, entry);
     else if (step.action === 'link') this.link(step.linkTo, step.path);
     else if (step.action === 'whiteout' && node !== null) this.special(step.path, node);
-    if (this.open === null && entry.storedSize > 0) this.open = this.keptPayload(entry.storedSize);
+    if (this.open === null && entry.storedSize > 0) this.open = this.keptPayload(entry);
   }
 
   payload(chunk: Buffer): void {
@@ -83,8 +98,7 @@ export class TreeSink implements LayerSink {
   }
 
   async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
-    this.finishDirectories('' as ByteString, tree.root);
-    this.finishRoot(tree.root);
+    this.finishDirectories(tree.root);
     this.closeAll();
     writeCatalog(catalogFile(this.directory), catalog);
     const fd = openSync(this.directory, 'r');
@@ -112,25 +126,25 @@ export class TreeSink implements LayerSink {
       return;
     }
     const { dirFd, name } = this.cursor.parentOf(path);
-    const fd = createFile(dirFd, name);
-    this.open = { fd, node, writer: new SegmentWriter(fd, entry) };
+    const fd = naming(path, () => createFile(dirFd, name));
+    this.open = openFile(fd, node, entry);
     if (entry.storedSize === 0) this.finishOpen();
   }
 
   private makeDirectory(path: ByteString): void {
     const { dirFd, name } = this.cursor.parentOf(path);
-    createDirectory(dirFd, name);
+    naming(path, () => createDirectory(dirFd, name));
   }
 
   private special(path: ByteString, node: LayerNode): void {
     const { dirFd, name } = this.cursor.parentOf(path);
-    createSpecial(dirFd, name, node);
+    naming(path, () => createSpecial(dirFd, name, node));
   }
 
   private link(from: ByteString, path: ByteString): void {
     const target = this.linkCursor.parentOf(from);
     const { dirFd, name } = this.cursor.parentOf(path);
-    createLink(target.dirFd, target.name, dirFd, name);
+    naming(path, () => createLink(target.dirFd, target.name, dirFd, name));
   }
 
   /** Takes what a later entry replaces out of the tree; payloads that no other name holds are kept for export. */
@@ -142,19 +156,19 @@ export class TreeSink implements LayerSink {
     removeTreeSync(dirFd, name);
   }
 
-  private keepPayloads(path: ByteString, node: LayerNode): void {
-    if (node.kind === 'file' && node.storedSize > 0 && node.links === 0) {
+  /** Of an inode with several names all of which are replaced at once, the first stays. */
+  private keepPayloads(path: ByteString, node: LayerNode, kept = new Set<LayerNode>()): void {
+    if (node.kind === 'file' && node.storedSize > 0 && node.links === 0 && !kept.has(node)) {
       const { dirFd, name } = this.cursor.parentOf(path);
       renameat(dirFd, name, this.kept(), bytesOf(String(node.entry)));
-      // Something must stand at the path for the removal that follows.
-      close(createFile(dirFd, name));
+      kept.add(node);
     }
-    for (const [name, child] of node.children ?? []) this.keepPayloads(`${path}/${name}` as ByteString, child);
+    for (const [name, child] of node.children ?? []) this.keepPayloads(joinBytes(path, name), child, kept);
   }
 
-  private keptPayload(size: number): OpenFile {
+  private keptPayload(entry: TarEntry): OpenFile {
     const fd = createFile(this.kept(), bytesOf(String(this.entry)));
-    return { fd, node: null, writer: new SegmentWriter(fd, { size, sparse: null }) };
+    return openFile(fd, null, entry);
   }
 
   private kept(): number {
@@ -170,34 +184,36 @@ export class TreeSink implements LayerSink {
     this.open = null;
     if (open === null) return;
     try {
-      if (open.node !== null) {
-        if (open.node.sparse !== null) ftruncateSync(open.fd, open.node.size);
-        finishFile(open.fd, open.node);
-      }
+      if (open.sparseSize !== null) ftruncateSync(open.fd, open.sparseSize);
+      if (open.node !== null) finishFile(open.fd, open.node);
     } finally {
       close(open.fd);
     }
   }
 
-  /** Bottom up, since making children changes a directory's times. */
-  private finishDirectories(path: ByteString, node: LayerNode): void {
-    for (const [name, child] of node.children ?? []) {
-      if (child.kind !== 'directory') continue;
-      const below = (path === '' ? name : `${path}/${name}`) as ByteString;
-      this.finishDirectories(below, child);
-      const { dirFd } = this.cursor.parentOf(below);
-      if (child.opaque) setXattr(fdPathOf(dirFd, name), OPAQUE, YES);
-      finishDirectory(dirFd, name, child);
-    }
-  }
-
-  private finishRoot(root: LayerNode): void {
+  private finishDirectories(root: LayerNode): void {
+    this.finishBelow('' as ByteString, root);
     const parentFd = openSync(this.directory, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
     try {
-      finishDirectory(parentFd, bytesOf(TREE), root);
+      this.finishDirectory(parentFd, bytesOf(TREE), root);
     } finally {
       close(parentFd);
     }
+  }
+
+  /** Bottom up, since making children changes a directory's times. */
+  private finishBelow(path: ByteString, node: LayerNode): void {
+    for (const [name, child] of node.children ?? []) {
+      if (child.kind !== 'directory') continue;
+      const below = joinBytes(path, name);
+      this.finishBelow(below, child);
+      this.finishDirectory(this.cursor.parentOf(below).dirFd, name, child);
+    }
+  }
+
+  private finishDirectory(dirFd: number, name: ByteString, node: LayerNode): void {
+    if (node.opaque || hasWhiteout(node)) markDirectory(fdPathOf(dirFd, name), node);
+    setAttributes(dirFd, name, node);
   }
 
   private closeAll(): void {
@@ -207,8 +223,25 @@ export class TreeSink implements LayerSink {
     this.linkCursor.close();
     if (this.keptFd !== null) close(this.keptFd);
     this.keptFd = null;
-    close(this.rootFd);
+    if (this.rootFd !== null) close(this.rootFd);
+    this.rootFd = null;
   }
+}
+
+function openFile(fd: number, node: LayerNode | null, entry: TarEntry): OpenFile {
+  return { fd, node, sparseSize: entry.sparse === null ? null : entry.size, writer: new SegmentWriter(fd, entry) };
+}
+
+/** Sets overlay's own attributes of a layer's directory, and takes away those that it should not have. */
+export function markDirectory(target: ByteString, node: LayerNode): void {
+  if (node.opaque) setXattr(target, OPAQUE, YES);
+  else removeXattr(target, OPAQUE);
+  if (hasWhiteout(node)) setXattr(target, ORIGIN, UNKNOWN);
+}
+
+function hasWhiteout({ children }: LayerNode): boolean {
+  for (const child of children?.values() ?? []) if (child.kind === 'whiteout') return true;
+  return false;
 }
 
 const TREE = 'd';

@@ -1,10 +1,11 @@
 import { closeSync, constants, ftruncateSync, openSync, type BigIntStats } from 'node:fs';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
-import type { LayerNode } from '../../src/content/layer-tree.js';
-import { createSpecial, finishFile, setAttributes } from '../../src/content/node-writer.js';
-import { isOverlayPrivate } from '../../src/content/names.js';
+import { LayerNode } from '../../src/content/layer-tree.js';
+import { createSpecial, finishFile, restoreAttributes, setAttributes } from '../../src/content/node-writer.js';
+import { isPrivateXattr } from '../../src/content/names.js';
 import { fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
 import { fdPathOf, linkat, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
+import { removeTreeSync } from '../../src/linux/rmtree.js';
 import { readXattrs } from '../../src/linux/xattr.js';
 import { Disk, timeOf, type DiskAttributes } from './disk.js';
 
@@ -50,6 +51,19 @@ export class LinuxDisk extends Disk {
     setAttributes(dirFd, name, node);
   }
 
+  /** Takes from a directory all that what is made in it would inherit; {@link finishDirectory} gives it its attributes. */
+  makePlain(path: ByteString): void {
+    const { dirFd, name } = path === '' ? { dirFd: this.rootFd, name: DOT } : this.cursors[0].parentOf(path);
+    restoreAttributes(dirFd, name, PLAIN);
+  }
+
+  /** Removes what is at `path`, with all below it. */
+  remove(path: ByteString): void {
+    for (const cursor of this.cursors) cursor.close();
+    const { dirFd, name } = this.cursors[0].parentOf(path);
+    removeTreeSync(dirFd, name);
+  }
+
   override kindOf(node: LayerNode): LayerNode['kind'] {
     return node.kind;
   }
@@ -57,7 +71,7 @@ export class LinuxDisk extends Disk {
   override attributes(path: ByteString, stat: BigIntStats): DiskAttributes {
     const xattrs = new Map<ByteString, Buffer>();
     for (const [name, value] of readXattrs(fromBuffer(this.at(path)))) {
-      if (!isOverlayPrivate(name)) xattrs.set(name, value);
+      if (!isPrivateXattr(name)) xattrs.set(name, value);
     }
     return {
       mode: Number(stat.mode) & 0o7777,
@@ -80,3 +94,5 @@ export class LinuxDisk extends Disk {
 }
 
 const DOT = '.' as ByteString;
+const PLAIN = new LayerNode('directory', -1);
+PLAIN.mode = 0o700;

@@ -4,6 +4,7 @@
  * threads while this one scans.
  */
 import type { Digest } from '../core/digest.js';
+import { fromBuffer } from '../core/bytes.js';
 import { LayerdError, toLayerdError, type ErrorCode } from '../core/errors.js';
 import type { TarEntry, TarHandler } from '../tar/entry.js';
 import { TarScanner } from '../tar/scanner.js';
@@ -11,7 +12,7 @@ import { CatalogBuilder } from './catalog.js';
 import { inflate, openCompressed, type Compression } from './compression.js';
 import { newDigester } from './digesting.js';
 import { LayerTree } from './layer-tree.js';
-import type { LayerSink, StoredFacts } from './sink.js';
+import type { LayerSink, RootAttributes, StoredFacts } from './sink.js';
 import { abortable } from './source-abort.js';
 import type { ByteSource } from './source.js';
 
@@ -52,7 +53,7 @@ export interface Ingested {
   /** The tar implies directories without listing them: they take their attributes from below. */
   implied: boolean;
   /** Attributes of the root where the tar lists it. */
-  root: { mode: number; uid: number; gid: number; mtime: { sec: number; nsec: number } } | null;
+  root: RootAttributes | null;
   facts: StoredFacts;
 }
 
@@ -191,8 +192,10 @@ class Intake implements TarHandler {
   }
 }
 
-function rootOf({ implied, mode, uid, gid, mtime }: LayerTree['root']): Ingested['root'] {
-  return implied ? null : { mode, uid, gid, mtime };
+function rootOf({ implied, mode, uid, gid, mtime, xattrs }: LayerTree['root']): RootAttributes | null {
+  if (implied) return null;
+  if (xattrs === null) return { mode, uid, gid, mtime };
+  return { mode, uid, gid, mtime, xattrs: [...xattrs].map(([name, value]) => [name, fromBuffer(value)] as const) };
 }
 
 function compare(code: ErrorCode, what: string, expected: Digest | undefined, found: Digest): void {

@@ -1,6 +1,6 @@
 import type { ByteString } from '../core/bytes.js';
 import type { SparseSegment, TarEntry, TarTime } from '../tar/entry.js';
-import { isOverlayPrivate } from './names.js';
+import { isPrivateXattr } from './names.js';
 
 export type NodeKind = 'file' | 'directory' | 'symlink' | 'char' | 'block' | 'fifo' | 'whiteout';
 
@@ -104,6 +104,6 @@ export function takeAttributes(node: LayerNode, entry: TarEntry, index: number):
 
 function publicXattrs(xattrs: ReadonlyMap<ByteString, Buffer> | null): ReadonlyMap<ByteString, Buffer> | null {
   if (xattrs === null) return null;
-  const kept = new Map([...xattrs].filter(([name]) => !isOverlayPrivate(name)));
+  const kept = new Map([...xattrs].filter(([name]) => !isPrivateXattr(name)));
   return kept.size > 0 ? kept : null;
 }

@@ -3,9 +3,11 @@
  * mode before file capabilities (both clear or are cleared by chown), times last. Names are relative to a directory
  * descriptor and nothing is followed.
  */
-import { constants } from 'node:fs';
-import type { ByteString } from '../core/bytes.js';
+import { constants, mkdirSync } from 'node:fs';
+import { bytesOf, displayBytes, type ByteString } from '../core/bytes.js';
+import { isErrno, LayerdError, toLayerdError } from '../core/errors.js';
 import {
+  AT_FDCWD,
   fchmod,
   fchmodat,
   fchown,
@@ -20,8 +22,31 @@ import {
   symlinkat,
   utimensat,
 } from '../linux/files.js';
-import { setXattr } from '../linux/xattr.js';
+import { listXattrs, removeXattr, setXattr } from '../linux/xattr.js';
 import type { LayerNode } from './layer-tree.js';
+import { isPrivateXattr, isSettableXattr } from './names.js';
+
+/**
+ * Makes something of a layer under a name of the layer. Throws NAME_UNSUPPORTED, naming it, where the file system cannot
+ * hold the name (or the target of a symbolic link), or cannot tell it from another.
+ */
+export function naming<T>(path: ByteString, make: () => T): T {
+  try {
+    return make();
+  } catch (thrown) {
+    if (!isErrno(thrown, 'EEXIST', 'EILSEQ', 'EINVAL', 'ENAMETOOLONG')) throw thrown;
+    const shown = displayBytes(path);
+    throw new LayerdError(
+      'NAME_UNSUPPORTED',
+      `the file system cannot hold ${shown} of the layer (${toLayerdError(thrown).message})`,
+      {
+        details: { path: shown },
+        hint: 'Put the root on a file system that takes such names and tells them apart, such as ext4, or use erofs.',
+        cause: thrown,
+      },
+    );
+  }
+}
 
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | O_CLOEXEC;
 const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
@@ -39,17 +64,23 @@ export function finishFile(fd: number, node: LayerNode): void {
   futimens(fd, node.mtime);
 }
 
-/** Makes a directory that only root can enter until {@link finishDirectory} gives it its attributes. */
-export function createDirectory(dirFd: number, name: ByteString): void {
-  mkdirat(dirFd, name, 0o700);
+/**
+ * Makes a directory that is root's alone and from which nothing is inherited: its own parent may be setgid or have a
+ * default ACL, which would reach every file that is made below.
+ */
+export function createPlainDirectory(path: string): void {
+  mkdirSync(path, { mode: 0o700 });
+  const bytes = bytesOf(path);
+  for (const acl of ACLS) removeXattr(bytes, acl);
+  fchownat(AT_FDCWD, bytes, 0, 0);
+  fchmodat(AT_FDCWD, bytes, 0o700);
 }
 
-/** Attributes of a directory, once all of its children are there: they would change its times. */
-export function finishDirectory(dirFd: number, name: ByteString, node: Attributes): void {
-  fchownat(dirFd, name, node.uid, node.gid);
-  fchmodat(dirFd, name, node.mode);
-  writeXattrs(fdPathOf(dirFd, name), node);
-  utimensat(dirFd, name, node.mtime);
+const ACLS = ['system.posix_acl_default', 'system.posix_acl_access'].map(bytesOf);
+
+/** Makes a directory that only root can enter until {@link setAttributes} gives it its own, once all of its children are there. */
+export function createDirectory(dirFd: number, name: ByteString): void {
+  mkdirat(dirFd, name, 0o700);
 }
 
 /** Makes a symbolic link, device, fifo or whiteout, with its attributes. */
@@ -74,9 +105,23 @@ export function createSpecial(dirFd: number, name: ByteString, node: LayerNode):
     case 'directory':
       throw new TypeError(`createSpecial() does not make a ${node.kind}`);
   }
+  setAttributes(dirFd, name, node);
+}
+
+/** Gives a file of any kind that is there the attributes of its node, and takes extended ones away that it should not have. */
+export function restoreAttributes(dirFd: number, name: ByteString, node: LayerNode): void {
+  const target = fdPathOf(dirFd, name);
+  for (const xattr of listXattrs(target)) {
+    if (!isPrivateXattr(xattr) && node.xattrs?.has(xattr) !== true) removeXattr(target, xattr);
+  }
+  setAttributes(dirFd, name, node);
+}
+
+/** Gives a name the attributes of its node; to be done last, since writing to a file or a directory changes its times. */
+export function setAttributes(dirFd: number, name: ByteString, node: LayerNode): void {
   fchownat(dirFd, name, node.uid, node.gid);
   if (node.kind !== 'symlink') fchmodat(dirFd, name, node.mode);
-  writeXattrs(fdPathOf(dirFd, name), node);
+  writeXattrs(dirFd === AT_FDCWD ? name : fdPathOf(dirFd, name), node);
   utimensat(dirFd, name, node.mtime);
 }
 
@@ -85,10 +130,7 @@ export function createLink(fromFd: number, fromName: ByteString, dirFd: number, 
   linkat(fromFd, fromName, dirFd, name);
 }
 
-/** What a directory's attributes may come from: its node, or what it inherits. */
-export type Attributes = Pick<LayerNode, 'mode' | 'uid' | 'gid' | 'mtime' | 'xattrs'>;
-
-function writeXattrs(target: number | ByteString, node: Attributes): void {
-  if (node.xattrs === null) return;
-  for (const [name, value] of node.xattrs) setXattr(target, name, value);
+function writeXattrs(target: number | ByteString, { kind, xattrs }: LayerNode): void {
+  if (xattrs === null) return;
+  for (const [name, value] of xattrs) if (isSettableXattr(name, kind)) setXattr(target, name, value);
 }

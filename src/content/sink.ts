@@ -13,6 +13,16 @@ export interface InheritedDirectory {
   xattrs: ReadonlyMap<ByteString, Buffer> | null;
 }
 
+/** Attributes of the root of a tree. JSON holds them as they are. */
+export interface RootAttributes {
+  mode: number;
+  uid: number;
+  gid: number;
+  mtime: { sec: number; nsec: number };
+  /** Names and values, both as bytes; left out where there are none. */
+  xattrs?: readonly (readonly [name: ByteString, value: ByteString])[];
+}
+
 /** What is known of a layer when its last byte has gone through. */
 export interface StoredFacts {
   /** Allocated bytes and inodes of `l/DIR`. */

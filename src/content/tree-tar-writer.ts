@@ -12,7 +12,7 @@ import { statFd, type FileStat } from '../linux/stat.js';
 import { readXattrs, type XattrTarget } from '../linux/xattr.js';
 import type { TarEntryType } from '../tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../tar/writer.js';
-import { isOverlayPrivate } from './names.js';
+import { isPrivateXattr } from './names.js';
 
 /** Something to write; descriptors stay open until the next item is asked for. */
 export type TarItem =
@@ -211,7 +211,7 @@ function attributesOf(path: ByteString, type: TarEntryType, stat: FileStat, xatt
 export function publicXattrs(target: XattrTarget): ReadonlyMap<ByteString, Buffer> | null {
   const xattrs = readXattrs(target);
   if (xattrs.size === 0) return null;
-  const kept = new Map([...xattrs].filter(([name]) => !isOverlayPrivate(name)));
+  const kept = new Map([...xattrs].filter(([name]) => !isPrivateXattr(name)));
   return kept.size === 0 ? null : kept;
 }
 

@@ -11,6 +11,7 @@ import { AT_FDCWD, close, fdPathOf, openat } from '../linux/files.js';
 import { overlayMount } from '../linux/overlay.js';
 import { tryStatAt, type FileStat } from '../linux/stat.js';
 import { getXattr } from '../linux/xattr.js';
+import type { RootAttributes } from './sink.js';
 import { openIfThere } from './tree-tar-writer.js';
 import { OPEN_DIRECTORY, openUncovered, sortedEntries } from './tree-tar.js';
 
@@ -23,7 +24,7 @@ export interface UpperPlaces {
   /** A directory that is empty and stays so. */
   empty: string;
   /** The root's attributes as the snapshot was made. */
-  root: { mode: number; uid: number; gid: number; mtime: { sec: number; nsec: number } };
+  root: RootAttributes;
   /** Opens the merged root; called only where a directory has been renamed. `path` is valid until `close()`. */
   merged: () => { path: string; close(): void };
 }

@@ -3,7 +3,8 @@ import { bytesOf, displayBytes, toBuffer, type ByteString } from '../core/bytes.
 import { LayerdError } from '../core/errors.js';
 import type { Change, ChangeKind } from '../core/words.js';
 import { statFd } from '../linux/stat.js';
-import { OPAQUE_MARKER, WHITEOUT_PREFIX, whiteoutOf } from './names.js';
+import { isSettableXattr, OPAQUE_MARKER, WHITEOUT_PREFIX, whiteoutOf } from './names.js';
+import type { RootAttributes } from './sink.js';
 import { publicXattrs, tarOf, type TarItem, type TreeTarOptions } from './tree-tar-writer.js';
 import { UpperWalk, type UpperItem, type UpperPlaces } from './upper-walk.js';
 
@@ -42,8 +43,8 @@ function changeKind(item: UpperItem, places: UpperPlaces): ChangeKind | null {
   return item.existed ? 'C' : 'A';
 }
 
-/** A path as people read it, and its bytes where that is not the same. */
-function changeOf(kind: ChangeKind, path: ByteString): Change {
+/** A change of a path ('' is the root), shown as people read it, with its bytes where that is not the same. */
+export function changeOf(kind: ChangeKind, path: ByteString): Change {
   const absolute = `/${path}` as ByteString;
   const shown = displayBytes(absolute);
   if (bytesOf(shown) === absolute) return { kind, path: shown };
@@ -86,12 +87,18 @@ function tarItem(item: UpperItem): TarItem {
 function rootDifference(fd: number, { root }: UpperPlaces): 'attributes' | 'time' | null {
   const { mode, uid, gid, mtime } = statFd(fd);
   const same = (mode & 0o7777) === root.mode && uid === root.uid && gid === root.gid;
-  if (!same || publicXattrs(fd) !== null) return 'attributes';
+  if (!same || !sameXattrs(publicXattrs(fd), root)) return 'attributes';
   return mtime.sec === root.mtime.sec && mtime.nsec === root.mtime.nsec ? null : 'time';
 }
 
-/** A file of such a name would become a whiteout in the layer, and remove another one. */
-function checkName(path: ByteString): void {
+function sameXattrs(found: ReadonlyMap<ByteString, Buffer> | null, { xattrs = [] }: RootAttributes): boolean {
+  const expected = xattrs.filter(([name]) => isSettableXattr(name, 'directory'));
+  if ((found?.size ?? 0) !== expected.length) return false;
+  return expected.every(([name, value]) => found?.get(name)?.equals(toBuffer(value)) === true);
+}
+
+/** Throws NAME_UNSUPPORTED for a file whose name would become a whiteout in the layer, and remove another one. */
+export function checkName(path: ByteString): void {
   const name = path.slice(path.lastIndexOf('/') + 1);
   if (!name.startsWith(WHITEOUT_PREFIX)) return;
   const shown = displayBytes(`/${path}` as ByteString);

@@ -189,7 +189,7 @@ function detachedByMount(spec: OverlaySpec): number {
 }
 
 function mountByOptions(spec: OverlaySpec, target: string): void {
-  const plain = optionString(spec, (path) => escaped(path));
+  const plain = optionString(spec, (path) => bytesOf(escapeOption(path)));
   if (plain.length <= MOUNT_DATA_MAX) {
     mountOverlay(spec, target, plain);
     return;
@@ -222,6 +222,7 @@ function optionString(spec: OverlaySpec, name: (path: string) => ByteString): By
   return options.join(',') as ByteString;
 }
 
-function escaped(path: string): ByteString {
-  return bytesOf(path).replaceAll(/[\\:,]/g, (char) => `\\${char}`) as ByteString;
+/** A path as it may stand in an option string of overlay. */
+export function escapeOption(path: string): string {
+  return path.replaceAll(/[\\:,]/g, (char) => `\\${char}`);
 }

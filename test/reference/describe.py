@@ -20,8 +20,8 @@ TYPES = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
-# what the file system that makes the view keeps for itself
-PRIVATE = (b"trusted.overlay.", b"user.overlay.")
+# what file systems keep for themselves: overlay's marks, and the ACLs that XFS shows a second time
+PRIVATE = (b"trusted.overlay.", b"user.overlay.", b"trusted.SGI_ACL_")
 
 
 def escape(name: bytes) -> str:
