@@ -6,10 +6,11 @@ import { fixture } from '../../bench/fixtures/fixtures.js';
 import { imageRef } from '../../bench/fixtures/image.js';
 import { run } from '../../bench/fixtures/shell.js';
 import { withContainerd } from '../reference/containerd.js';
+import { needsFixture, needsPeers, needsTreeListing } from '../reference/needs.js';
 import { compareTrees, describeTree, showDifferences } from '../reference/tree.js';
 import type { TreeDifference } from '../reference/tree.js';
 import { withUmociUnpack } from '../reference/umoci.js';
-import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { describeWith, needsProgram } from '../support.js';
 
 const MAKE = String.raw`
   mkdir directory directory/below
@@ -93,7 +94,7 @@ const CHANGES: Record<
   "nothing: overlay's own attributes": { change: 'setfattr -x trusted.overlay.opaque directory', expected: [] },
 };
 
-const TOOLS = [needsRoot(), needsProgram('python3'), needsProgram('setfattr', 'attr')];
+const TOOLS = [...needsTreeListing(), needsProgram('setfattr', 'attr')];
 
 describeWith('reference: telling and comparing trees', TOOLS, () => {
   let home = '';
@@ -135,15 +136,7 @@ describeWith('reference: telling and comparing trees', TOOLS, () => {
   });
 });
 
-const PEERS = [
-  ...TOOLS,
-  needsProgram('containerd'),
-  needsProgram('umoci'),
-  needsProgram('skopeo'),
-  needsProgram('busybox', 'busybox-static'),
-];
-
-describeWith('reference: images unpacked by others', PEERS, () => {
+describeWith('reference: images unpacked by others', [...needsPeers(), ...needsFixture('tiny')], () => {
   it('containerd and umoci agree on the tiny image but for the date of the root', async () => {
     const tiny = await fixture('tiny');
     const byContainerd = await withContainerd(async ({ unpack }) =>
