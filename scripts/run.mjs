@@ -13,7 +13,10 @@ if (major < 20 || (major === 20 && minor < 19)) {
   process.exit(1);
 }
 
-/** Installs when node_modules is not what package-lock.json says. */
+/**
+ * Installs when node_modules is not what package-lock.json says. Not by npm ci: it refuses a lock file that lacks the
+ * optional packages of other platforms, which a registry need not carry.
+ */
 function install() {
   const wanted = createHash('sha256')
     .update(readFileSync(`${root}package-lock.json`))
@@ -22,7 +25,7 @@ function install() {
   const mark = `${root}node_modules/.layerd-installed`;
   if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return;
   console.error('Installing packages (better-sqlite3 is compiled: this takes about two minutes) ...');
-  execFileSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: ['ignore', 2, 2] });
+  execFileSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: ['ignore', 2, 2] });
   writeFileSync(mark, wanted);
 }
 
