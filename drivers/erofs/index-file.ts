@@ -8,7 +8,7 @@ import { isErrno, LayerdError } from '../../src/core/errors.js';
 import { syncPath } from '../../src/disk/sync.js';
 import { TarScanner } from '../../src/tar/scanner.js';
 import { isHeadOf } from './format.js';
-import { writeIndex } from './index-writer.js';
+import { writeIndex, type IndexSource } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
 
 /** A layer whose index is to be made. `tree` is as its tar tells it: what it inherits is read from beside it. */
@@ -22,9 +22,14 @@ export interface IndexedLayer {
 
 /** Writes the index of a layer; to sync it is the caller's. */
 export function writeIndexFile(layer: IndexedLayer, path: string): void {
+  writePieces(path, (emit) => emitIndex(layer, emit));
+}
+
+/** Writes a file in pieces, replacing one that is there. */
+export function writePieces(path: string, produce: (emit: (piece: Buffer) => void) => void): void {
   const fd = openSync(path, 'w', 0o600);
   try {
-    emitIndex(layer, (piece) => {
+    produce((piece) => {
       for (let done = 0; done < piece.length;) done += writeSync(fd, piece, done);
     });
   } finally {
@@ -98,33 +103,44 @@ export function scanTarFile(path: string): LayerTree {
 const SCAN_BYTES = 64 * 1024;
 const HEADERS_ONLY = { data: (): void => undefined, entryEnd: (): void => undefined };
 
-function emitIndex({ files, diffId, size, tree }: IndexedLayer, emit: (piece: Buffer) => void): void {
-  const inherited = readInherited(files.inherited);
-  if (inherited !== null) applyInherited(tree, inherited.directories);
-  const tar = new LazyReader(files.tar);
+function emitIndex(layer: IndexedLayer, emit: (piece: Buffer) => void): void {
+  emitImage([layer], ([tree]) => ({ root: tree?.root ?? new LayerTree().root, tarOf: () => 0 }), emit);
+}
+
+/**
+ * An image whose files lie in the tars of these layers. Their trees are given what they inherit; `arrange` makes the tree
+ * of the image of them.
+ */
+export function emitImage(
+  layers: readonly IndexedLayer[],
+  arrange: (trees: readonly LayerTree[]) => Pick<IndexSource, 'root' | 'tarOf'>,
+  emit: (piece: Buffer) => void,
+): void {
+  const identity = createHash('sha256').update('layerd erofs index 1\n');
+  for (const { diffId, files, tree } of layers) {
+    const inherited = readInherited(files.inherited);
+    if (inherited !== null) applyInherited(tree, inherited.directories);
+    identity.update(`${diffId}\n`).update(inherited?.bytes ?? '');
+  }
+  const tars = layers.map(({ files }) => new LazyReader(files.tar));
   try {
     writeIndex(
       {
-        root: tree.root,
-        uuid: indexUuid(diffId, inherited?.bytes ?? Buffer.alloc(0)),
-        tarBytes: [size],
-        tarOf: () => 0,
-        readTar: (_, offset, into) => tar.read(offset, into),
+        ...arrange(layers.map(({ tree }) => tree)),
+        uuid: uuidOf(identity.digest()),
+        tarBytes: layers.map(({ size }) => size),
+        readTar: (tar, offset, into) => tars[tar]?.read(offset, into),
       },
       emit,
     );
   } finally {
-    tar.close();
+    for (const tar of tars) tar.close();
   }
 }
 
 /** A random-looking UUID (RFC 9562, version 8) that is the same for equal content. */
-function indexUuid(diffId: Digest, inherited: Buffer): Buffer {
-  const uuid = createHash('sha256')
-    .update(`layerd erofs index 1 ${diffId}\n`)
-    .update(inherited)
-    .digest()
-    .subarray(0, 16);
+function uuidOf(digest: Buffer): Buffer {
+  const uuid = digest.subarray(0, 16);
   uuid.writeUInt8((uuid.readUInt8(6) & 0x0f) | 0x80, 6);
   uuid.writeUInt8((uuid.readUInt8(8) & 0x3f) | 0x80, 8);
   return uuid;

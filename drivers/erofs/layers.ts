@@ -45,7 +45,7 @@ export class ErofsLayers extends TarLayers {
     if (size !== layer.size) throw tarDamaged(files.tar, layer, size);
     // Made again when it is lost or cut off; damage inside it is for `verify` to find.
     if (!indexLooksWhole(files)) this.repairBeside(layer);
-    return this.mounts.mount(layer.dir, files);
+    return this.mounts.mount(layer.dir, { index: files.index, tars: [files.tar] });
   }
 
   override release(layer: StoredLayer): void {

@@ -15,8 +15,13 @@ import { removeMountPoint } from '../../src/linux/mount-point.js';
 import { readMountinfo } from '../../src/linux/mountinfo.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
-import type { LayerFiles } from './layer-files.js';
 import { prefetch, withReadahead } from './readahead.js';
+
+/** An index and the tars that it points into, in the order of its devices. */
+export interface MountImage {
+  index: string;
+  tars: readonly string[];
+}
 
 export class LayerMounts {
   private readonly places: Places;
@@ -42,21 +47,21 @@ export class LayerMounts {
   }
 
   /** Mounts the layer, unless another thread has done so meanwhile. Throws MOUNT_FAILED. */
-  mount(dir: string, files: LayerFiles): string {
+  mount(dir: string, image: MountImage): string {
     return this.locked(() => {
       const found = this.find(dir);
       if (found !== null) return found;
       const target = this.places.layerMount(dir);
       mkdirSync(target, { recursive: true, mode: 0o700 });
-      const fd = withReadahead(files.tar, () =>
-        erofsMount({ image: files.index, devices: [files.tar], directio: this.directio }),
+      const fd = withReadahead(image.tars, () =>
+        erofsMount({ image: image.index, devices: image.tars, directio: this.directio }),
       );
       try {
         attach(fd, bytesOf(target));
       } finally {
         close(fd);
       }
-      prefetch(files.index);
+      prefetch(image.index);
       const id = mountIdOf(bytesOf(target));
       if (id !== null) this.known.set(dir, id);
       return join(target, LAYER_DIRECTORY);

@@ -6,7 +6,7 @@ import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'n
 import { bytesOf } from '../../src/core/bytes.js';
 import { isErrno } from '../../src/core/errors.js';
 import { AT_FDCWD } from '../../src/linux/files.js';
-import { statAt } from '../../src/linux/stat.js';
+import { statAt, type DeviceNumber } from '../../src/linux/stat.js';
 import { ADVICE, fadvise } from '../../src/linux/sync.js';
 
 /** The mount's settings are in sysfs under a name with a running number that nothing else tells. */
@@ -15,15 +15,19 @@ const SETTINGS = '/sys/class/bdi';
 const KERNEL_KIB = 128;
 /** For file systems of no single disk: what btrfs gives itself. */
 const DISKLESS_KIB = 4096;
+/** In a small tar no file gains from it, and sysfs costs more than the mount. */
+const WORTHWHILE_BYTES = 1024 * 1024;
 /** A large index is read while it is walked. */
 const PREFETCH_BYTES = 16 * 1024 * 1024;
 
 /**
- * Runs `mount`, which makes one EROFS mount whose files lie on the file system of `path`, and gives the mount the
- * readahead of that disk. Nobody else must mount meanwhile (but for programs that are not ours: they get it as well).
+ * Runs `mount`, which makes one EROFS mount of these files, and gives the mount the readahead of their disk. Nobody else
+ * must mount meanwhile (but for programs that are not ours: they get it as well).
  */
-export function withReadahead<T>(path: string, mount: () => T): T {
-  const kib = readaheadBelow(path);
+export function withReadahead<T>(tars: readonly string[], mount: () => T): T {
+  const [largest] = tars.map((path) => statAt(AT_FDCWD, bytesOf(path))).toSorted((a, b) => b.size - a.size);
+  if (largest === undefined || largest.size < WORTHWHILE_BYTES) return mount();
+  const kib = readaheadBelow(largest.dev);
   if (kib <= KERNEL_KIB) return mount();
   const before = new Set(erofsSettings());
   const mounted = mount();
@@ -41,9 +45,8 @@ export function prefetch(index: string): void {
   }
 }
 
-/** Readahead of the disk that `path` lies on, in KiB. */
-function readaheadBelow(path: string): number {
-  const { major, minor } = statAt(AT_FDCWD, bytesOf(path)).dev;
+/** Readahead of the disk of a file system, in KiB. */
+function readaheadBelow({ major, minor }: DeviceNumber): number {
   const disk = `/sys/dev/block/${major}:${minor}`;
   for (const settings of [`${disk}/bdi`, `${disk}/../bdi`]) {
     const text = ignoring(['ENOENT'], () => readFileSync(`${settings}/read_ahead_kb`, 'utf8'));

@@ -1,7 +1,10 @@
 /** Random trees and sparse files: what the kernel shows through an index is what went in. */
 import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
+import type { StoredLayer } from '../../drivers/driver.js';
+import { MergedStacks } from '../../drivers/erofs/merged.js';
 import { scanTarFile, writeIndexFile } from '../../drivers/erofs/index-file.js';
 import { writeIndex } from '../../drivers/erofs/index-writer.js';
 import { layerFiles, type LayerFiles } from '../../drivers/erofs/layer-files.js';
@@ -9,10 +12,12 @@ import { LayerNode } from '../../src/content/layer-tree.js';
 import type { ByteString } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
 import { entrySpec, layerTar, type EntrySpec } from '../model/spec.js';
-import { listTar } from '../conformance/listing.js';
+import { listModel, listTar } from '../conformance/listing.js';
+import { arbitraryStack } from '../model/arbitrary.js';
+import { mergeModel } from '../model/merge-model.js';
 import { compareTrees, describeTree, showDifferences } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { fsck, needsErofs, needsFsckErofs, Scratch } from '../unit/erofs-fixture.js';
+import { filesOf, fsck, fsckMerged, needsErofs, needsFsckErofs, Scratch, store } from '../unit/erofs-fixture.js';
 
 const NAME_CODES = fc.integer({ min: 1, max: 255 }).filter((code) => code !== 0x2f);
 
@@ -103,6 +108,28 @@ describeWith('random trees', needs, () => {
         expect(showDifferences(compareTrees(shown, listTar(tar)))).toBe('');
       }),
       { numRuns: 15 },
+    );
+  });
+});
+
+describeWith('random stacks', needs, () => {
+  it('are one tree in a merged index', async () => {
+    await fc.assert(
+      fc.asyncProperty(arbitraryStack(), async (contents) => {
+        using scratch = new Scratch();
+        const stack: StoredLayer[] = [];
+        for (const [i, content] of contents.entries()) {
+          writeFileSync(scratch.at('a.tar'), layerTar(content));
+          stack.push(await store(scratch, scratch.at('a.tar'), `layer${i}`));
+        }
+        const merged = new MergedStacks(scratch.places, { directio: false });
+        const index = join(scratch.places.tree(await merged.ensure(stack)), 'index');
+        const tars = stack.map((layer) => filesOf(scratch, layer).tar);
+        expect(fsckMerged(index, tars)).toBe('');
+        const shown = await describeTree(merged.lower(stack));
+        expect(showDifferences(compareTrees(shown, listModel(mergeModel(contents))))).toBe('');
+      }),
+      { numRuns: 20 },
     );
   });
 });

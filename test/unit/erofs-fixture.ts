@@ -93,8 +93,12 @@ export function needsErofs(): Prerequisite {
 
 /** Complaints of fsck.erofs about an index; '' if it has none. */
 export function fsck({ index, tar }: LayerFiles, ...options: string[]): string {
-  const { status, stdout, stderr } = spawnSync('fsck.erofs', [`--device=${tar}`, ...options, index], {
-    encoding: 'utf8',
-  });
+  return fsckMerged(index, [tar], ...options);
+}
+
+/** The same of an index over several tars. */
+export function fsckMerged(index: string, tars: readonly string[], ...options: string[]): string {
+  const devices = tars.map((tar) => `--device=${tar}`);
+  const { status, stdout, stderr } = spawnSync('fsck.erofs', [...devices, ...options, index], { encoding: 'utf8' });
   return status === 0 ? '' : `exit ${status}: ${stdout}${stderr}`;
 }

@@ -128,7 +128,8 @@ describeWith('a layer', [needsRoot(), needsErofs()], () => {
 
   it('is read ahead as far as the disk below it', async () => {
     using scratch = new Scratch();
-    const layer = await stored(scratch);
+    writeFileSync(scratch.at('a.tar'), tarOf([{ path: 'large', content: Buffer.alloc(1 << 20) }]));
+    const layer = await store(scratch, scratch.at('a.tar'));
     const disk = scratch.at('disk');
     execFileSync('sh', [
       '-euc',
