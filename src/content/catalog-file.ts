@@ -1,5 +1,5 @@
 /** The catalog on disk: one file in the directory of each stored layer. */
-import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
@@ -36,9 +36,12 @@ export function writeCatalog(path: string, parts: readonly Buffer[]): void {
 
 /** What the catalog says of its layer. Reads the header only. Throws LAYER_DAMAGED. */
 export async function readCatalogFacts(path: string): Promise<CatalogFacts> {
-  const reader = await CatalogReader.open(path);
-  await reader.close();
-  return reader.header.facts;
+  const fd = openSync(path, 'r');
+  try {
+    return readHeader(fd, path).header.facts;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /**
@@ -103,14 +106,8 @@ class CatalogReader {
   static async open(path: string): Promise<CatalogReader> {
     const handle = await open(path, 'r');
     try {
-      const prefix = await readExactly(handle, path, 0, PREFIX_BYTES);
-      const length = headerLength(prefix, path);
-      const { size } = await handle.stat();
-      if (length > Math.min(size, MAX_HEADER_BYTES)) throw catalogDamaged(path, 'its header is not whole');
-      const header = decodeHeader(prefix, await readExactly(handle, path, PREFIX_BYTES, length), path);
-      const end = header.blocks.reduce((sum, { stored }) => sum + stored, PREFIX_BYTES + length);
-      if (size !== end) throw catalogDamaged(path, `it has ${size} bytes, expected ${end}`);
-      return new CatalogReader(handle, path, header, PREFIX_BYTES + length);
+      const { header, bytes } = readHeader(handle.fd, path);
+      return new CatalogReader(handle, path, header, bytes);
     } catch (thrown) {
       await handle.close();
       throw thrown;
@@ -135,6 +132,29 @@ class CatalogReader {
   close(): Promise<void> {
     return this.handle.close();
   }
+}
+
+/** The header and the bytes it takes, of a file that is as long as it says. Without waiting: it is a page or so. */
+function readHeader(fd: number, path: string): { header: CatalogHeader; bytes: number } {
+  const prefix = readAt(fd, path, 0, PREFIX_BYTES);
+  const length = headerLength(prefix, path);
+  const { size } = fstatSync(fd);
+  if (length > Math.min(size, MAX_HEADER_BYTES)) throw catalogDamaged(path, 'its header is not whole');
+  const bytes = PREFIX_BYTES + length;
+  const header = decodeHeader(prefix, readAt(fd, path, PREFIX_BYTES, length), path);
+  const end = header.blocks.reduce((sum, { stored }) => sum + stored, bytes);
+  if (size !== end) throw catalogDamaged(path, `it has ${size} bytes, expected ${end}`);
+  return { header, bytes };
+}
+
+function readAt(fd: number, path: string, position: number, length: number): Buffer {
+  const bytes = Buffer.allocUnsafe(length);
+  for (let filled = 0; filled < length;) {
+    const read = readSync(fd, bytes, filled, length - filled, position + filled);
+    if (read === 0) throw catalogDamaged(path, 'it ends too early');
+    filled += read;
+  }
+  return bytes;
 }
 
 async function readExactly(handle: FileHandle, path: string, position: number, length: number): Promise<Buffer> {

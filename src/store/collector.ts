@@ -1,4 +1,5 @@
 /** Garbage collection: rows first, then a rename into the trash; unlinking goes on in the background. */
+import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { digestHex } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
@@ -94,6 +95,7 @@ export class Collector {
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
   private async toTrash(collected: Collected): Promise<number> {
     const { pool } = this.context;
+    if (collected.layers.length === 0 && collected.blobs.length === 0) return 0;
     const { pinned } = await pool.run('unmount', 'trash.layers', {
       layers: collected.layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
     });
@@ -113,9 +115,11 @@ export class Collector {
   }
 
   private async sweepOnce(): Promise<void> {
-    const { pool, log } = this.context;
+    const { pool, log, places } = this.context;
     const { signal } = this.closing;
     try {
+      // mostly there is nothing, and no thread need start to find that out
+      if ((await readdir(places.trash)).length === 0) return;
       for (;;) {
         const { remaining, removed, bytes, held } = await pool.run('sweep', 'trash.empty', { entries: 32 }, { signal });
         if (removed > 0) log.info({ removed, bytes }, 'trash emptied');

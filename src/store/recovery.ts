@@ -18,14 +18,20 @@ export interface RecoveryReport {
   damaged: string[];
 }
 
+/** Layers that one job looks at: several threads share many, and a few are not worth the starting of a second. */
+const LOOK_AT = 500;
+
 export async function recover(context: StoreContext): Promise<RecoveryReport> {
   const { pool, writer, places, boot } = context;
   const leases = await writer.run('removeInternalLeases', null);
   const { strays, mounts, idle, lost } = await disagreements(context);
   for (const { id } of lost) await writer.run('countMount', { id, boot, change: 'none' });
   // Mounts first: nothing may be trashed under them.
-  await pool.run('unmount', 'mounts.detach', { paths: [...mounts, ...idle] });
-  await pool.run('short', 'trash.move', strays);
+  const unneeded = [...mounts, ...idle];
+  if (unneeded.length > 0) await pool.run('unmount', 'mounts.detach', { paths: unneeded });
+  if (Object.values(strays).some((names: readonly string[]) => names.length > 0)) {
+    await pool.run('short', 'trash.move', strays);
+  }
   return {
     strays: strayPaths(places, strays),
     mounts,
@@ -37,12 +43,15 @@ export async function recover(context: StoreContext): Promise<RecoveryReport> {
 
 /** A quick look at every stored layer; what is not whole is marked, and its diff ID returned. */
 async function damagedLayers({ pool, reader, writer }: StoreContext): Promise<string[]> {
-  const damaged: string[] = [];
-  for (const row of reader.allStoredLayers()) {
-    const faults = await pool.run('short', 'layer.verify', { layer: storedLayer(row), quick: true });
-    if (faults.length === 0) continue;
-    damaged.push(row.diff_id);
-    if (row.damaged === 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
+  const rows = reader.allStoredLayers();
+  const looks: Promise<boolean[]>[] = [];
+  for (let at = 0; at < rows.length; at += LOOK_AT) {
+    looks.push(pool.run('short', 'layers.look', { layers: rows.slice(at, at + LOOK_AT).map(storedLayer) }));
   }
-  return damaged;
+  const whole = (await Promise.all(looks)).flat();
+  const damaged = rows.filter((_row, index) => whole[index] === false);
+  for (const { dir } of damaged.filter((row) => row.damaged === 0)) {
+    await writer.run('markDamaged', { dir, damaged: true });
+  }
+  return damaged.map((row) => row.diff_id);
 }
