@@ -169,8 +169,7 @@ class Planner {
   private placeInode(node: LayerNode, where: Place): number {
     const { layout } = this;
     const inode = layout.nodes.push(node) - 1;
-    const opaque = node.opaque && inode > 1; // overlay knows no opaque root: the stack is cut there instead
-    const xattrs = encodeXattrs(node, opaque, () => pathOf(where));
+    const xattrs = encodeXattrs(node, () => pathOf(where));
     if (xattrs !== null) layout.xattrs.set(inode, xattrs);
     const bodyBytes = INODE_BYTES + (xattrs?.length ?? 0);
     const directory = node.kind === 'directory' ? this.planDirectory(node, inode, where) : null;

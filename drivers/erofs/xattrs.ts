@@ -5,6 +5,7 @@
  */
 import type { LayerNode } from '../../src/content/layer-tree.js';
 import { isSettableXattr } from '../../src/content/names.js';
+import { overlayMarks } from '../../src/content/overlay-marks.js';
 import { displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
 import { roundUp } from './format.js';
@@ -25,8 +26,6 @@ const PREFIXES = [
   { prefix: 'security.', index: 6 },
 ];
 
-const OPAQUE: Attribute = { index: 4, name: 'overlay.opaque' as ByteString, value: Buffer.from('y') };
-
 interface Attribute {
   index: number;
   /** Behind the prefix; empty for an ACL. */
@@ -40,12 +39,12 @@ export function xattrCount(bytes: number): number {
 }
 
 /**
- * The bytes behind the inode of `node`, or null if it has none. `opaque` adds overlay's mark. Throws LAYER_LIMIT or
+ * The bytes behind the inode of `node`, overlay's marks included, or null if it has none. Throws LAYER_LIMIT or
  * TAR_INVALID naming `path()`.
  */
-export function encodeXattrs(node: LayerNode, opaque: boolean, path: () => ByteString): Buffer | null {
-  const attributes = opaque ? [OPAQUE] : [];
-  for (const [name, value] of node.xattrs ?? []) {
+export function encodeXattrs(node: LayerNode, path: () => ByteString): Buffer | null {
+  const attributes: Attribute[] = [];
+  for (const [name, value] of [...overlayMarks(node), ...(node.xattrs ?? [])]) {
     const attribute = attributeOf(node, name, value);
     if (attribute === null) continue;
     if (attribute.name === '' && !isAcl(value)) throw badAcl(path(), name);

@@ -8,16 +8,17 @@ import { compareWithTree, type TreeFault } from '../../src/content/compare-tree.
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
 import { applyInherited, inheritedFile, readInherited, writeInherited } from '../../src/content/inherited.js';
 import { restoreAttributes } from '../../src/content/node-writer.js';
+import { overlayMarks } from '../../src/content/overlay-marks.js';
 import { bytesOf, displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { digestFromHex } from '../../src/core/digest.js';
 import { isErrno, LayerdError, toLayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
-import { close, fdPathOf, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
+import { close, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
 import { removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
 import type { LayerFault, LayerKeeper, StoredLayer } from '../driver.js';
 import { Payloads } from './payloads.js';
-import { markDirectory, treeOf, TreeSink } from './tree-sink.js';
+import { treeOf, TreeSink } from './tree-sink.js';
 
 /** Layers as extracted directories. */
 export class Overlay2Layers implements LayerKeeper {
@@ -144,8 +145,7 @@ function restore(cursor: DirectoryCursor, tree: LayerTree, path: ByteString): vo
   const node = tree.lookup(path);
   if (node === undefined) return;
   const { dirFd, name } = path === '' ? { dirFd: cursor.at(path), name: DOT } : cursor.parentOf(path);
-  if (node.kind === 'directory') markDirectory(fdPathOf(dirFd, name), node);
-  restoreAttributes(dirFd, name, node);
+  restoreAttributes(dirFd, name, node, overlayMarks(node));
 }
 
 const DOT = bytesOf('.');

@@ -21,6 +21,7 @@ import {
   naming,
   setAttributes,
 } from '../../src/content/node-writer.js';
+import { overlayMarks } from '../../src/content/overlay-marks.js';
 import { SegmentWriter } from '../../src/content/segment-writer.js';
 import { catalogFile, writeCatalog } from '../../src/content/catalog-file.js';
 import type { LayerNode, LayerSink, LayerStep, LayerTree, StoredFacts } from '../../src/content/sink.js';
@@ -28,17 +29,8 @@ import { measureTree } from '../../src/disk/usage.js';
 import { close, fdPathOf, O_CLOEXEC, O_PATH, renameat } from '../../src/linux/files.js';
 import { removeTree, removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
-import { removeXattr, setXattr } from '../../src/linux/xattr.js';
+import { setXattr } from '../../src/linux/xattr.js';
 import type { TarEntry } from '../../src/tar/entry.js';
-
-const OPAQUE = bytesOf('trusted.overlay.opaque');
-const YES = Buffer.from('y');
-/**
- * Of a directory that no other layer has, overlay lists whiteouts as names that are not there, unless this says that it
- * may have been merged; an empty one names no origin (ovl_path_check_origin_xattr() of the kernel).
- */
-const ORIGIN = bytesOf('trusted.overlay.origin');
-const UNKNOWN = Buffer.alloc(0);
 
 /** The file that takes the payload of the entry at hand. */
 interface OpenFile {
@@ -212,7 +204,7 @@ export class TreeSink implements LayerSink {
   }
 
   private finishDirectory(dirFd: number, name: ByteString, node: LayerNode): void {
-    if (node.opaque || hasWhiteout(node)) markDirectory(fdPathOf(dirFd, name), node);
+    for (const [mark, value] of overlayMarks(node)) setXattr(fdPathOf(dirFd, name), mark, value);
     setAttributes(dirFd, name, node);
   }
 
@@ -230,18 +222,6 @@ export class TreeSink implements LayerSink {
 
 function openFile(fd: number, node: LayerNode | null, entry: TarEntry): OpenFile {
   return { fd, node, sparseSize: entry.sparse === null ? null : entry.size, writer: new SegmentWriter(fd, entry) };
-}
-
-/** Sets overlay's own attributes of a layer's directory, and takes away those that it should not have. */
-export function markDirectory(target: ByteString, node: LayerNode): void {
-  if (node.opaque) setXattr(target, OPAQUE, YES);
-  else removeXattr(target, OPAQUE);
-  if (hasWhiteout(node)) setXattr(target, ORIGIN, UNKNOWN);
-}
-
-function hasWhiteout({ children }: LayerNode): boolean {
-  for (const child of children?.values() ?? []) if (child.kind === 'whiteout') return true;
-  return false;
 }
 
 const TREE = 'd';

@@ -10,6 +10,7 @@ import { statFd, tryStatAt, type FileStat } from '../linux/stat.js';
 import { readXattrs } from '../linux/xattr.js';
 import type { LayerNode } from './layer-tree.js';
 import { isPrivateXattr, isSettableXattr } from './names.js';
+import { OPAQUE_MARK, ORIGIN_MARK, overlayMarks } from './overlay-marks.js';
 
 /** One way in which a path on disk is not what it should be; '' is the root. */
 export interface TreeFault {
@@ -32,8 +33,6 @@ export interface CompareOptions {
 }
 
 const OPEN_DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-const OPAQUE = bytesOf('trusted.overlay.opaque');
-const YES = Buffer.from('y');
 
 /** Every fault of the tree at `path`; below something that is missing, extra or of another kind none is told. */
 export function* compareWithTree(path: string, root: LayerNode, options: CompareOptions): Generator<TreeFault, void> {
@@ -134,13 +133,12 @@ function attributeFaults(node: LayerNode, { mode, uid, gid, mtime }: FileStat): 
   return wrong;
 }
 
-/** Overlay's own count only where they change what it shows. */
+/** Of overlay's own all but the marks of layers count for nothing, and no other file system's own does. */
 function sameXattrs(target: number | ByteString, node: LayerNode): boolean {
   const expected = new Map([...(node.xattrs ?? [])].filter(([name]) => isSettableXattr(name, node.kind)));
-  const found = readXattrs(target);
-  if ((found.get(OPAQUE)?.equals(YES) ?? false) !== (node.opaque && node.kind === 'directory')) return false;
-  for (const [name, value] of found) {
-    if (isPrivateXattr(name)) continue;
+  for (const [mark, value] of overlayMarks(node)) expected.set(mark, value);
+  for (const [name, value] of readXattrs(target)) {
+    if (isPrivateXattr(name) && name !== OPAQUE_MARK && name !== ORIGIN_MARK) continue;
     if (expected.get(name)?.equals(value) !== true) return false;
     expected.delete(name);
   }

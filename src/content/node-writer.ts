@@ -24,7 +24,7 @@ import {
 } from '../linux/files.js';
 import { listXattrs, removeXattr, setXattr } from '../linux/xattr.js';
 import type { LayerNode } from './layer-tree.js';
-import { isPrivateXattr, isSettableXattr } from './names.js';
+import { isSettableXattr } from './names.js';
 
 /**
  * Makes something of a layer under a name of the layer. Throws NAME_UNSUPPORTED, naming it, where the file system cannot
@@ -108,12 +108,20 @@ export function createSpecial(dirFd: number, name: ByteString, node: LayerNode):
   setAttributes(dirFd, name, node);
 }
 
-/** Gives a file of any kind that is there the attributes of its node, and takes extended ones away that it should not have. */
-export function restoreAttributes(dirFd: number, name: ByteString, node: LayerNode): void {
+/**
+ * Gives a file of any kind that is there the attributes of its node, and overlay's `marks`, and takes extended attributes
+ * away that it should not have.
+ */
+export function restoreAttributes(
+  dirFd: number,
+  name: ByteString,
+  node: LayerNode,
+  marks: readonly (readonly [ByteString, Buffer])[],
+): void {
   const target = fdPathOf(dirFd, name);
-  for (const xattr of listXattrs(target)) {
-    if (!isPrivateXattr(xattr) && node.xattrs?.has(xattr) !== true) removeXattr(target, xattr);
-  }
+  const kept = new Set([...(node.xattrs?.keys() ?? []), ...marks.map(([mark]) => mark)]);
+  for (const xattr of listXattrs(target)) if (!kept.has(xattr)) removeXattr(target, xattr);
+  for (const [mark, value] of marks) setXattr(target, mark, value);
   setAttributes(dirFd, name, node);
 }
 
