@@ -49,3 +49,6 @@ export function describeWith(name: string, needs: Prerequisite[], body: () => vo
   }
   describe.skip(`${name} (${why})`, body);
 }
+
+/** For `expect.poll`: what should be at once may take long on a busy machine. */
+export const PATIENCE = { timeout: 10_000 } as const;

@@ -105,11 +105,13 @@ async function save(cli: Cli, refs: string[], { output, format }: SaveFlags): Pr
   }
   refuseTerminal(output);
   const archive = format === 'docker' ? 'docker' : 'oci';
-  const { stream, notice } = await cli.client.save({ refs, format: archive, signal: cli.signal });
-  const written =
-    format === 'oci-dir' && output !== undefined
-      ? await unpackArchive(stream, output)
-      : await writeArchive(stream, output);
+  const { written, notice } = await cli.watched(async ({ onProgress, signal }) => {
+    const { stream, notice: said } = await cli.client.save({ refs, format: archive, signal });
+    const onBytes = (done: number): void => onProgress({ phase: 'save', subject: '', done, total: null });
+    const toDirectory = format === 'oci-dir' && output !== undefined;
+    const size = toDirectory ? unpackArchive(stream, output, onBytes) : writeArchive(stream, output, onBytes);
+    return { written: await size, notice: said };
+  });
   if (notice !== '') cli.note(notice);
   if (output !== undefined && output !== '-') {
     cli.print({ data: { output, bytes: written, refs, notice }, ids: refs, human: () => '' });

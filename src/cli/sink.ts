@@ -7,10 +7,20 @@ import { pipeline } from 'node:stream/promises';
 import { isErrno } from '../core/errors.js';
 import { UsageError } from './exit-codes.js';
 
+/** Told how many bytes have been written so far. */
+export type OnBytes = (bytes: number) => void;
+
 /** Writes to a file or, without one, to standard output; returns the number of bytes. */
-export async function writeArchive(source: AsyncIterable<Buffer>, file: string | undefined): Promise<number> {
-  if (file === undefined || file === '-') return writeOut(source);
-  return (await isPlain(file)) ? writeFileWhole(source, file) : writeDevice(source, file);
+export async function writeArchive(
+  source: AsyncIterable<Buffer>,
+  file: string | undefined,
+  onBytes?: OnBytes,
+): Promise<number> {
+  const counted = new Counted(source, onBytes);
+  if (file === undefined || file === '-') await writeOut(counted);
+  else if (await isPlain(file)) await writeFileWhole(counted, file);
+  else await pipeline(Readable.from(counted, { objectMode: false }), createWriteStream(file));
+  return counted.bytes;
 }
 
 /** Throws where the archive would land on somebody's screen. */
@@ -24,29 +34,30 @@ export function refuseTerminal(file: string | undefined): void {
 }
 
 /** Unpacks an archive into a directory that must be empty or not there. */
-export async function unpackArchive(source: AsyncIterable<Buffer>, directory: string): Promise<number> {
+export async function unpackArchive(
+  source: AsyncIterable<Buffer>,
+  directory: string,
+  onBytes?: OnBytes,
+): Promise<number> {
   const { extract } = await import('tar');
   await mkdir(directory, { recursive: true });
-  const counted = new Counted(source);
+  const counted = new Counted(source, onBytes);
   await pipeline(Readable.from(counted, { objectMode: false }), extract({ cwd: directory, strict: true }));
   return counted.bytes;
 }
 
-async function writeOut(source: AsyncIterable<Buffer>): Promise<number> {
-  const counted = new Counted(source);
-  for await (const chunk of counted) {
+async function writeOut(source: AsyncIterable<Buffer>): Promise<void> {
+  for await (const chunk of source) {
     if (!process.stdout.write(chunk)) await once(process.stdout, 'drain');
   }
-  return counted.bytes;
 }
 
 /** What a failure or a crash leaves is never the file itself, half written. */
-async function writeFileWhole(source: AsyncIterable<Buffer>, file: string): Promise<number> {
+async function writeFileWhole(source: AsyncIterable<Buffer>, file: string): Promise<void> {
   const part = `${file}.${process.pid}.part`;
   const handle = await open(part, 'wx', 0o666);
-  const counted = new Counted(source);
   try {
-    for await (const chunk of counted) await handle.writeFile(chunk);
+    for await (const chunk of source) await handle.writeFile(chunk);
     await handle.close();
     await rename(part, file);
   } catch (error) {
@@ -54,13 +65,6 @@ async function writeFileWhole(source: AsyncIterable<Buffer>, file: string): Prom
     await rm(part, { force: true });
     throw error;
   }
-  return counted.bytes;
-}
-
-async function writeDevice(source: AsyncIterable<Buffer>, file: string): Promise<number> {
-  const counted = new Counted(source);
-  await pipeline(Readable.from(counted, { objectMode: false }), createWriteStream(file));
-  return counted.bytes;
 }
 
 /** A regular file, or nothing yet. */
@@ -77,14 +81,17 @@ async function isPlain(file: string): Promise<boolean> {
 class Counted implements AsyncIterable<Buffer> {
   bytes = 0;
   private readonly source: AsyncIterable<Buffer>;
+  private readonly onBytes: OnBytes | undefined;
 
-  constructor(source: AsyncIterable<Buffer>) {
+  constructor(source: AsyncIterable<Buffer>, onBytes: OnBytes | undefined) {
     this.source = source;
+    this.onBytes = onBytes;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
     for await (const chunk of this.source) {
       this.bytes += chunk.length;
+      this.onBytes?.(this.bytes);
       yield chunk;
     }
   }

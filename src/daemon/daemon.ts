@@ -4,7 +4,7 @@ import { engineConfigOf } from '../config/engine.js';
 import type { Configuration } from '../config/load.js';
 import { SETTING_LIST, type SettingKey, type Settings } from '../config/settings.js';
 import { VERSION } from '../core/version.js';
-import { HttpDoor } from '../doors/http/server.js';
+import type { HttpDoor, HttpDoorOptions } from '../doors/http/server.js';
 import { peerOf } from '../doors/peer.js';
 import { Engine } from '../engine.js';
 import { linuxAvailable } from '../linux/libc.js';
@@ -47,13 +47,16 @@ export class Daemon {
     const handedOver = linuxAvailable().available ? takeListenDescriptors() : [];
     const gid = await groupNumber(settings.socket_group);
     manager.status('Opening the store');
+    // the framework is loaded while the engine waits for its threads and the disk
+    const httpModule = import('../doors/http/server.js');
     const engine = await Engine.open(engineConfigOf(settings), log);
     let http: HttpDoor | null = null;
     try {
-      http = await openHttp(settings, gid, engine, log, handedOver);
+      const at = httpAddress(settings, handedOver);
+      if (at !== null) http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings });
       const metrics = await listenForMetrics(settings.metrics_address, () => metricsText(engine, http));
       const daemon = new Daemon({ settings, log, manager, engine, http, metrics });
-      await daemon.announce(performance.now() - began);
+      daemon.announce(performance.now() - began);
       return daemon;
     } catch (error) {
       await http?.close(0);
@@ -99,19 +102,14 @@ export class Daemon {
     this.log.info({ duration_ms: Math.round(performance.now() - began) }, 'stopped');
   }
 
-  private async announce(durationMs: number): Promise<void> {
-    const { driver, driverReason, fileSystem, root, run } = await this.engine.info();
+  private announce(durationMs: number): void {
     const socket = this.http === null ? 'off' : this.settings.http_socket;
     this.log.info(
       {
         version: VERSION,
         pid: process.pid,
-        root,
-        run,
+        ...this.engine.placement(),
         socket,
-        driver,
-        driverReason,
-        fileSystem,
         duration_ms: Math.round(durationMs),
       },
       'serving',
@@ -125,26 +123,20 @@ export class Daemon {
   }
 }
 
-async function openHttp(
-  settings: Settings,
-  gid: number | null,
-  engine: Engine,
-  log: DaemonLog['log'],
-  handedOver: ListenDescriptor[],
-): Promise<HttpDoor | null> {
+/** Where the native API listens: a socket that was handed over, or one of our own; null where it is switched off. */
+function httpAddress(settings: Settings, handedOver: ListenDescriptor[]): HttpDoorOptions['at'] | null {
   // a socket unit with one socket need not name it
-  const descriptor =
-    handedOver.find(({ name }) => name === 'http') ?? (handedOver.length === 1 ? handedOver[0] : undefined);
-  if (descriptor === undefined && settings.http_socket === 'off') return null;
-  return HttpDoor.open({
-    at: descriptor === undefined ? { path: settings.http_socket } : { fd: descriptor.fd },
-    gid,
-    engine,
-    log,
-    version: VERSION,
-    stallMs: settings['http.stall_timeout'],
-    peerOf,
-  });
+  const given = handedOver.find(({ name }) => name === 'http') ?? (handedOver.length === 1 ? handedOver[0] : undefined);
+  if (given !== undefined) return { fd: given.fd };
+  return settings.http_socket === 'off' ? null : { path: settings.http_socket };
+}
+
+function openHttp(
+  Door: typeof HttpDoor,
+  parts: Pick<HttpDoorOptions, 'at' | 'gid' | 'engine' | 'log'> & { settings: Settings },
+): Promise<HttpDoor> {
+  const { settings, ...rest } = parts;
+  return Door.open({ ...rest, version: VERSION, stallMs: settings['http.stall_timeout'], peerOf });
 }
 
 function metricsText(engine: Engine, http: HttpDoor | null): Promise<string> {

@@ -86,9 +86,17 @@ export class DoorListener {
     this.server.close();
   }
 
-  /** Ends every connection that is left. */
-  destroyConnections(): void {
-    for (const socket of this.sockets) socket.destroy();
+  /** Ends every connection that is left: what is still to be sent goes out, and a client that does not close is cut off. */
+  async endConnections(graceMs: number): Promise<void> {
+    const closed = [...this.sockets].map((socket) => {
+      socket.end();
+      return new Promise((resolve) => socket.once('close', resolve));
+    });
+    const timer = setTimeout(() => {
+      for (const socket of this.sockets) socket.destroy();
+    }, graceMs);
+    await Promise.all(closed);
+    clearTimeout(timer);
   }
 
   private listen(at: { path: string } | { fd: number }): Promise<void> {

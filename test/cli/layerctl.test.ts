@@ -1,11 +1,12 @@
 /** layerctl against a real daemon on a real store. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testImage, testLayer, dockerMembers, tarOf } from '../unit/image-synthetic.js';
+import { PATIENCE } from '../support.js';
 import { smallImage, type SmallImage } from './archives.js';
-import { cleanEnvironment, LAYERCTL, makeHome, removeHome, run, TestDaemon, type Outcome } from './daemon.js';
+import { cleanEnvironment, LAYERCTL, makeHome, outcome, removeHome, run, TestDaemon, type Outcome } from './daemon.js';
 
 let home: string;
 let daemon: TestDaemon;
@@ -260,14 +261,13 @@ describe('the store', () => {
   it('tells what happened, and goes on until it is stopped', async () => {
     const events = (await ok('events', '--json')).trim().split('\n');
     const last = JSON.parse(events.at(-1) ?? '') as { seq: number };
-    const { spawn } = await import('node:child_process');
     const follower = spawn(process.execPath, [LAYERCTL, 'events', '-f', '--since', String(last.seq), '--json'], {
       env: cleanEnvironment({ LAYERD_SOCKET: daemon.socket }),
     });
     let text = '';
     follower.stdout.on('data', (chunk: Buffer) => (text += chunk.toString()));
     await ok('tag', 'test/app:1', 'test/seen:1');
-    await expect.poll(() => text, { timeout: 10_000 }).toContain('image.tag');
+    await expect.poll(() => text, PATIENCE).toContain('image.tag');
     const ended = new Promise((resolve) => follower.once('close', resolve));
     follower.kill('SIGINT');
     expect(await ended).toBe(130);
@@ -303,6 +303,20 @@ describe('terminals and pipes', () => {
     await ok('rmi', 'test/big:1');
     expect(onTerminal(`${ctl} load -q ${big.file}`)).not.toContain('[=');
     await ok('rmi', 'test/big:1');
+  });
+
+  it('gives up when it is interrupted, and so does the daemon', async () => {
+    const loading = spawn(process.execPath, [LAYERCTL, 'load'], {
+      env: cleanEnvironment({ LAYERD_SOCKET: daemon.socket }),
+    });
+    loading.stdin.write(app.bytes.subarray(0, 1_000));
+    await expect
+      .poll(async () => (await daemon.client.metrics()).includes('layerd_http_requests_running 2'), PATIENCE)
+      .toBe(true);
+    const ended = outcome(loading);
+    loading.kill('SIGINT');
+    expect(await ended).toMatchObject({ code: 130, stdout: '' });
+    expect(await daemon.logged('request refused')).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
   });
 
   it('is content with a reader that stops reading', () => {

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { LayerdClient } from '../../src/client/index.js';
-import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { describeWith, needsProgram, needsRoot, PATIENCE } from '../support.js';
 import { smallImage } from './archives.js';
 import { cleanEnvironment, LAYERCTL, LAYERD, makeHome, outcome, removeHome, run, TestDaemon } from './daemon.js';
 
@@ -44,7 +44,7 @@ async function receiver(name: string): Promise<string[]> {
   children.push(python);
   const messages: string[] = [];
   createInterface(python.stdout).on('line', (line) => messages.push(JSON.parse(line) as string));
-  await expect.poll(() => messages.shift(), { timeout: 10_000 }).toBe('listening');
+  await expect.poll(() => messages.shift(), PATIENCE).toBe('listening');
   return messages;
 }
 
@@ -288,15 +288,13 @@ describeWith(
       const messages = await receiver(name);
       const env = { NOTIFY_SOCKET: name, WATCHDOG_USEC: '400000' };
       const daemon = await start([], env);
-      await expect
-        .poll(() => messages.filter((text) => text === 'WATCHDOG=1').length, { timeout: 10_000 })
-        .toBeGreaterThan(2);
+      await expect.poll(() => messages.filter((text) => text === 'WATCHDOG=1').length, PATIENCE).toBeGreaterThan(2);
       const root = join(home, 'root');
       expect(messages.slice(0, 2)).toEqual(['STATUS=Opening the store', `READY=1\nSTATUS=Serving ${root}`]);
       daemon.signal('SIGHUP');
       await daemon.logged('settings reloaded');
       await daemon.stop();
-      await expect.poll(() => messages.at(-1), { timeout: 5_000 }).toMatch(/^STOPPING=1\n/);
+      await expect.poll(() => messages.at(-1), PATIENCE).toMatch(/^STOPPING=1\n/);
       const reloading = messages.findIndex((text) => /^RELOADING=1\nMONOTONIC_USEC=\d+$/.test(text));
       expect(messages.indexOf(`READY=1\nSTATUS=Serving ${root}`, reloading)).toBeGreaterThan(reloading);
     });
@@ -304,14 +302,14 @@ describeWith(
     it('gets no ping from a daemon that hangs', async () => {
       const messages = await receiver(join(home, 'notify'));
       const daemon = await start([], { NOTIFY_SOCKET: join(home, 'notify'), WATCHDOG_USEC: '200000' });
-      await expect.poll(() => messages.includes('WATCHDOG=1'), { timeout: 10_000 }).toBe(true);
+      await expect.poll(() => messages.includes('WATCHDOG=1'), PATIENCE).toBe(true);
       daemon.signal('SIGSTOP');
       await sleep(200);
       const pings = messages.length;
       await sleep(500);
       expect(messages.length).toBe(pings);
       daemon.signal('SIGCONT');
-      await expect.poll(() => messages.length, { timeout: 5_000 }).toBeGreaterThan(pings);
+      await expect.poll(() => messages.length, PATIENCE).toBeGreaterThan(pings);
     });
 
     it('starts it by its socket, and keeps the socket when it ends', async () => {
@@ -323,7 +321,7 @@ describeWith(
         stdio: ['ignore', 'pipe', 'pipe'],
       });
       children.push(activator);
-      await expect.poll(() => existsSync(socket), { timeout: 5_000 }).toBe(true);
+      await expect.poll(() => existsSync(socket), PATIENCE).toBe(true);
       const client = new LayerdClient({ socket });
       // nothing runs yet: the first request starts the daemon and waits for it
       const info = await client.info();

@@ -11,6 +11,7 @@ import { sha256 } from '../../src/core/digest.js';
 import { LayerdError } from '../../src/core/errors.js';
 import type { Progress } from '../../src/core/words.js';
 import type { HttpDoorOptions } from '../../src/doors/http/server.js';
+import { PATIENCE } from '../support.js';
 import { openDoor, type Fixture } from './http-fixture.js';
 
 const archive = Buffer.from('an archive');
@@ -182,7 +183,7 @@ describe('loading', () => {
     await expect(client.load(failing())).rejects.toMatchObject({
       message: expect.stringContaining('of the client') as string,
     });
-    await expect.poll(() => fixture.engine.loadsFailed).toBe(1);
+    await expect.poll(() => fixture.engine.loadsFailed, PATIENCE).toBe(1);
     expect(fixture.engine.images()).toEqual([]);
   });
 
@@ -208,7 +209,7 @@ describe('loading', () => {
     await sleep(50);
     abort.abort();
     await expect(loading).rejects.toMatchObject({ code: 'CANCELLED' });
-    await expect.poll(() => fixture.engine.loadsFailed).toBe(1);
+    await expect.poll(() => fixture.engine.loadsFailed, PATIENCE).toBe(1);
   });
 });
 

@@ -1,4 +1,5 @@
 import { closeSync, openSync, readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,7 +10,7 @@ import { LayerdError } from '../../src/core/errors.js';
 import { DoorListener } from '../../src/doors/listener.js';
 import type { HttpDoorOptions } from '../../src/doors/http/server.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
-import { describeWith, type Prerequisite } from '../support.js';
+import { describeWith, PATIENCE, type Prerequisite } from '../support.js';
 import { ask, lines, openDoor, type Fixture } from './http-fixture.js';
 
 let fixture: Fixture | null = null;
@@ -158,7 +159,7 @@ describe('requests and answers', () => {
     const answer = await ask(socket, 'GET', '/v1/containers/c/diff');
     expect(answer).toMatchObject({ status: 200, broken: true });
     await expect
-      .poll(() => log.at(-1))
+      .poll(() => log.at(-1), PATIENCE)
       .toMatchObject({ msg: 'request failed', code: 'IO_ERROR', route: '/v1/containers/:name/diff' });
   });
 
@@ -276,9 +277,9 @@ describe('uploads', () => {
     client.write('POST /v1/images/load HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n');
     await sleep(50);
     client.destroy();
-    await expect.poll(() => engine.loadsFailed).toBe(1);
+    await expect.poll(() => engine.loadsFailed, PATIENCE).toBe(1);
     expect(engine.images()).toEqual([]);
-    await expect.poll(() => log.at(-1)).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
+    await expect.poll(() => log.at(-1), PATIENCE).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
   });
 
   it('get to see an early refusal even while they are sending', async () => {
@@ -349,9 +350,11 @@ describe('downloads', () => {
     };
     const client = connect(socket).pause();
     client.write('GET /v1/containers/c/diff HTTP/1.1\r\nhost: x\r\n\r\n');
-    await expect.poll(() => ended).toBe(true);
+    await expect.poll(() => ended, PATIENCE).toBe(true);
     expect(produced).toBeLessThan(200);
-    await expect.poll(() => log.at(-1)).toMatchObject({ route: '/v1/containers/:name/diff', code: 'TIMEOUT' });
+    await expect
+      .poll(() => log.at(-1), PATIENCE)
+      .toMatchObject({ route: '/v1/containers/:name/diff', code: 'TIMEOUT' });
     client.destroy();
   });
 });
@@ -408,6 +411,26 @@ describe('the socket', () => {
     writeFileSync(file, '');
     await expect(DoorListener.open({ ...again, at: { path: file } })).rejects.toMatchObject({ code: 'SOCKET_IN_USE' });
     expect(statSync(file).isFile()).toBe(true);
+  });
+
+  it('closes connections that ask nothing, and those whose question does not end', async () => {
+    const { socket } = await open({ idleMs: 150 });
+    const partial = 'GET /v1/health HTTP/1.1\r\nhost: ';
+    const whole = `${partial}x\r\n\r\n`;
+    for (const said of ['', partial, whole, `${whole}${partial}`]) {
+      const client = connect(socket);
+      const began = performance.now();
+      client.resume().write(said);
+      await once(client, 'close');
+      expect(performance.now() - began).toBeGreaterThan(100);
+    }
+  });
+
+  it('keeps those whose answer takes long', async () => {
+    const { socket, engine } = await open({ idleMs: 50 });
+    engine.loadDelayMs = 200;
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: archive });
+    expect(lines(answer).at(-1)).toHaveProperty('result');
   });
 
   it('survives nonsense', async () => {

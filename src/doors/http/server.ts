@@ -27,10 +27,14 @@ export interface HttpDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'p
   version: string;
   /** A body may stand still this long because of its client. */
   stallMs: number;
+  /** A connection without a request, or with one whose head does not arrive, is closed after this time. */
+  idleMs?: number;
 }
 
-/** A connection without a request, or with one whose head does not arrive, is closed after this time. */
-const IDLE_CONNECTION_MS = 75_000;
+/** Longer than clients usually keep connections, so that mostly they close first. */
+const IDLE_MS = 75_000;
+/** When it stops: for clients to take the end of their answers and to close. */
+const CLOSE_GRACE_MS = 1_000;
 /** JSON bodies are small; archives are not read by the framework. */
 const MAX_JSON_BYTES = 1024 * 1024;
 
@@ -45,6 +49,7 @@ export class HttpDoor {
   private readonly context: DoorContext;
   /** The OpenAPI document, once somebody asked for it. */
   private description: Promise<object> | null = null;
+  private readonly idleMs: number;
   private stopping = false;
   /** Set by open(), before anything can connect. */
   private http: Server | null = null;
@@ -52,6 +57,7 @@ export class HttpDoor {
 
   private constructor(options: HttpDoorOptions) {
     this.options = options;
+    this.idleMs = options.idleMs ?? IDLE_MS;
     this.metrics = new DoorMetrics(() => ({
       requests: this.operations.count,
       connections: this.listener?.connections ?? 0,
@@ -102,12 +108,12 @@ export class HttpDoor {
     this.stopping = true;
     this.listener?.stopAccepting();
     await this.operations.drain(limitMs);
-    this.listener?.destroyConnections();
+    await this.listener?.endConnections(Math.min(limitMs, CLOSE_GRACE_MS));
   }
 
   private createHttp(handler: (request: IncomingMessage, response: ServerResponse) => void): Server {
     // an upload may take as long as it takes: its own idle limit holds instead
-    const server = createServer({ requestTimeout: 0, keepAliveTimeout: IDLE_CONNECTION_MS }, (request, response) => {
+    const server = createServer({ requestTimeout: 0, keepAliveTimeout: this.idleMs }, (request, response) => {
       this.began(request.socket, response);
       handler(request, response);
     });
@@ -133,7 +139,7 @@ export class HttpDoor {
     clearTimeout(this.idleTimers.get(socket));
     this.idleTimers.set(
       socket,
-      setTimeout(() => socket.destroy(), IDLE_CONNECTION_MS),
+      setTimeout(() => socket.destroy(), this.idleMs),
     );
   }
 
