@@ -3,13 +3,14 @@ import { LayerdError } from '../src/core/errors.js';
 import type { DriverOptions } from '../src/core/engine-config.js';
 import type { Places } from '../src/core/places.js';
 import type { DriverName } from '../src/core/words.js';
+import { btrfsDriver } from './btrfs/driver.js';
 import { copyDriver } from './copy/driver.js';
 import type { Driver, DriverModule, ProbeResult, StoredLayer } from './driver.js';
 import { erofsDriver } from './erofs/driver.js';
 import { overlay2Driver } from './overlay2/driver.js';
 
-/** In the order in which `auto` prefers them. */
-export const DRIVERS: readonly DriverModule[] = [erofsDriver, overlay2Driver, copyDriver];
+/** In the order in which `auto` prefers those that it may choose. */
+export const DRIVERS: readonly DriverModule[] = [erofsDriver, overlay2Driver, btrfsDriver, copyDriver];
 
 /** Drivers by name; made when first asked for. */
 export type Drivers = (name: DriverName) => Driver;
@@ -31,9 +32,15 @@ export function createDrivers(places: Places, options: DriverOptions): Drivers {
   return byName;
 }
 
+export interface ProbedDriver extends ProbeResult {
+  name: DriverName;
+  /** `auto` may choose it. */
+  auto: boolean;
+}
+
 /** Tries every driver on this machine for these places. */
-export function probeDrivers(places: Places, options: DriverOptions): ({ name: DriverName } & ProbeResult)[] {
-  return DRIVERS.map((module) => ({ name: module.name, ...module.probe(places, options) }));
+export function probeDrivers(places: Places, options: DriverOptions): ProbedDriver[] {
+  return DRIVERS.map((module) => ({ name: module.name, auto: module.auto, ...module.probe(places, options) }));
 }
 
 function moduleOf(name: DriverName): DriverModule {

@@ -4,6 +4,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
+import type { ProbedDriver } from '../drivers/index.js';
 import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, SaveOptions } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
 import { LayerdError } from './core/errors.js';
@@ -425,8 +426,8 @@ function makeDirectories(places: Places): void {
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-function chooseDriver(config: EngineConfig, probes: DriverChoice['probes']): DriverChoice {
-  const best = probes.find((probe) => probe.available);
+function chooseDriver(config: EngineConfig, probes: readonly ProbedDriver[]): DriverChoice {
+  const best = probes.find(({ available, auto }) => available && auto);
   const wanted = config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver);
   if (wanted?.available !== true) {
     const reason = wanted?.reason ?? 'no driver works here';
@@ -436,7 +437,11 @@ function chooseDriver(config: EngineConfig, probes: DriverChoice['probes']): Dri
     });
   }
   const how = config.driver === 'auto' ? 'the best that works here' : 'configured';
-  return { driver: wanted.name, reason: `${how}: ${wanted.reason}`, probes };
+  return {
+    driver: wanted.name,
+    reason: `${how}: ${wanted.reason}`,
+    probes: probes.map(({ name, available, reason }) => ({ name, available, reason })),
+  };
 }
 
 async function tellRecovery(context: StoreContext, recovery: RecoveryReport): Promise<void> {

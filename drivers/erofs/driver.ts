@@ -7,6 +7,7 @@ import { probeErofs } from './probe.js';
 /** Layers mounted straight from their tars, snapshots as overlay mounts: Linux with file-backed EROFS, as root. */
 export const erofsDriver: DriverModule = {
   name: 'erofs',
+  auto: true,
   probe: probeErofs,
   create: (context: DriverContext): Driver => ({
     name: 'erofs',

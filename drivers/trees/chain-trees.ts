@@ -60,7 +60,7 @@ export abstract class ChainTrees implements TreeKeeper {
   }
 
   /** Where the tree of the stack is, if it is there. */
-  protected rootOf(stack: readonly StoredLayer[]): string {
+  rootOf(stack: readonly StoredLayer[]): string {
     return join(this.context.places.tree(this.nameOf(stack)), TREE);
   }
 

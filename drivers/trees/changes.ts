@@ -8,8 +8,8 @@ import type { Disk, DiskAttributes } from './disk.js';
 /** One path of the union of disk and model. */
 export interface Finding {
   path: ByteString;
-  /** 'same': as the image has it. */
-  kind: ChangeKind | 'same';
+  /** 'same': as the image has it; 'time': the root, of which only the time differs: every new name in it sets that. */
+  kind: ChangeKind | 'same' | 'time';
   /** What the stack has at the path, if it is of the same kind there as on disk. */
   merged: MergedNode | null;
   /** Null where it was deleted. */
@@ -26,11 +26,25 @@ export interface Comparison {
 }
 
 /**
- * Every path, in byte order of the whole paths' components, parents first. A directory is changed when its own
- * attributes are, or anything directly or deeper below it: as an overlay's upper has it.
+ * Every path, in byte order of the whole paths' components, parents first, the root too. A directory is changed when its
+ * own attributes are, or anything directly or deeper below it: as an overlay's upper has it.
  */
 export function* compare(comparison: Comparison): Generator<Finding> {
-  yield* compareDirectory(comparison, '' as ByteString, comparison.merged);
+  const { disk, merged } = comparison;
+  const stat = disk.stat(ROOT);
+  if (stat !== null) yield { path: ROOT, kind: changeOfRoot(comparison, stat), merged, stat };
+  yield* compareDirectory(comparison, ROOT, merged);
+}
+
+const ROOT = '' as ByteString;
+
+function changeOfRoot(c: Comparison, stat: BigIntStats): Finding['kind'] {
+  const before = c.pristine.stat(ROOT);
+  if (before === null) return 'C';
+  const now = c.disk.attributes(ROOT, stat, c.merged.node);
+  const then = c.pristine.attributes(ROOT, before, c.merged.node);
+  if (!sameRights(now, then) || !sameXattrs(now, then)) return 'C';
+  return sameTime(now, then) ? 'same' : 'time';
 }
 
 function* compareDirectory(c: Comparison, path: ByteString, merged: MergedNode | null): Generator<Finding> {

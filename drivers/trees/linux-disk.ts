@@ -54,7 +54,7 @@ export class LinuxDisk extends Disk {
   /** Takes from a directory all that what is made in it would inherit; {@link finishDirectory} gives it its attributes. */
   makePlain(path: ByteString): void {
     const { dirFd, name } = path === '' ? { dirFd: this.rootFd, name: DOT } : this.cursors[0].parentOf(path);
-    restoreAttributes(dirFd, name, PLAIN);
+    restoreAttributes(dirFd, name, PLAIN, []);
   }
 
   /** Removes what is at `path`, with all below it. */

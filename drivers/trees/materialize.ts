@@ -12,15 +12,19 @@ import type { Disk } from './disk.js';
 
 const ROOT = '' as ByteString;
 
-/** Makes the whole tree; the payload of each file by `files`. */
+/**
+ * Makes the tree; the payload of each file by `files`. Where the disk already shows `base`, the same layers without the
+ * topmost ones, only what is not in it is made; what must go has gone.
+ */
 export async function materialize(
   disk: Disk,
   root: MergedNode,
   files: (wanted: ReadonlyMap<MergedNode, ByteString>) => Promise<void>,
+  base: MergedNode | null = null,
 ): Promise<void> {
   const first = new Map<MergedNode, ByteString>();
   const links: [from: ByteString, to: ByteString][] = [];
-  for (const [path, merged] of walkMerged(root)) {
+  for (const [path, merged] of walkNew(root, base)) {
     const known = first.get(merged);
     if (known !== undefined) {
       links.push([known, path]);
@@ -37,7 +41,7 @@ export async function materialize(
   for (const merged of first.keys()) if (!hasPayload(merged)) first.delete(merged);
   await files(first);
   for (const [from, to] of links) disk.makeLink(from, to);
-  finishDirectories(disk, ROOT, root);
+  finishDirectories(disk, ROOT, root, base);
 }
 
 /** Payloads from the tars of the layers, each read once from its beginning to its end. */
@@ -69,12 +73,35 @@ export function payloadsFromTree(
 }
 
 /** Every path below the root, parents first, names in byte order. */
-export function* walkMerged(root: MergedNode, path = ROOT): Generator<[ByteString, MergedNode]> {
+export function walkMerged(root: MergedNode): Generator<[ByteString, MergedNode]> {
+  return walkNew(root, null);
+}
+
+/** As {@link walkMerged}, but for what `base` has as well. */
+function* walkNew(root: MergedNode, base: MergedNode | null, path = ROOT): Generator<[ByteString, MergedNode]> {
   for (const [name, child] of [...(root.children ?? [])].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const below = joinBytes(path, name);
-    yield [below, child];
-    if (child.children !== null) yield* walkMerged(child, below);
+    const before = base?.children?.get(name) ?? null;
+    const stays = before !== null && staysInPlace(child, before);
+    if (!stays) yield [below, child];
+    if (child.children !== null) yield* walkNew(child, stays ? before : null, below);
   }
+}
+
+/** What layers below show at a path stays where it is: a directory (its attributes may change), or the same file. */
+export function staysInPlace(merged: MergedNode, before: MergedNode): boolean {
+  if (merged.children !== null && before.children !== null) return true;
+  return merged.node === before.node;
+}
+
+/** The directory itself is not as `before`: its attributes, or the names in it. */
+export function isDirectoryTouched(merged: MergedNode, before: MergedNode): boolean {
+  if (merged.node !== before.node || merged.children?.size !== before.children?.size) return true;
+  for (const [name, child] of merged.children ?? []) {
+    const other = before.children?.get(name);
+    if (other === undefined || !staysInPlace(child, other)) return true;
+  }
+  return false;
 }
 
 function hasPayload({ node }: MergedNode): boolean {
@@ -106,9 +133,11 @@ async function extract(
   scanner.finish();
 }
 
-function finishDirectories(disk: Disk, path: ByteString, merged: MergedNode): void {
+function finishDirectories(disk: Disk, path: ByteString, merged: MergedNode, base: MergedNode | null): void {
   for (const [name, child] of merged.children ?? []) {
-    if (child.children !== null) finishDirectories(disk, joinBytes(path, name), child);
+    if (child.children === null) continue;
+    const before = base?.children?.get(name);
+    finishDirectories(disk, joinBytes(path, name), child, before?.children ? before : null);
   }
-  disk.finishDirectory(path, merged.node);
+  if (base === null || isDirectoryTouched(merged, base)) disk.finishDirectory(path, merged.node);
 }

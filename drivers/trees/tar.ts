@@ -1,6 +1,8 @@
 /** Paths of a container's tree as a tar: all of them (export), or what was changed (diff). */
 import { closeSync, readSync, type BigIntStats } from 'node:fs';
-import { joinBytes, type ByteString } from '../../src/core/bytes.js';
+import { whiteoutOf } from '../../src/content/names.js';
+import { checkName } from '../../src/content/upper.js';
+import type { ByteString } from '../../src/core/bytes.js';
 import type { TarEntryType } from '../../src/tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../../src/tar/writer.js';
 import { kindOf, type Finding } from './changes.js';
@@ -23,15 +25,39 @@ const WHITEOUT: Omit<EntryToWrite, 'path'> = {
 
 /** The tar of these findings. Deleted paths become whiteouts; sockets are left out: a tar holds none. */
 export function* tarOfFindings(disk: Disk, findings: Iterable<Finding>): Generator<Buffer> {
-  const first = new Map<bigint, ByteString>();
+  const first = new Map<string, ByteString>();
   for (const finding of findings) {
-    if (finding.stat === null) yield encodeEntry({ ...WHITEOUT, path: whiteoutOf(finding.path) });
+    if (finding.stat === null) yield encodeEntry({ ...WHITEOUT, path: whiteoutAt(finding.path) });
     else yield* entryOf(disk, finding, finding.stat, first);
   }
   yield endOfArchive();
 }
 
-function* entryOf(disk: Disk, finding: Finding, stat: BigIntStats, first: Map<bigint, ByteString>): Generator<Buffer> {
+/**
+ * As {@link tarOfFindings}, of what a layer holds: findings that are no change left out. Throws NAME_UNSUPPORTED for a
+ * name that stands for a whiteout in a layer.
+ */
+export function* tarOfChanges(disk: Disk, findings: readonly Finding[]): Generator<Buffer> {
+  const changed = findings.filter(({ kind }) => kind !== 'same' && kind !== 'time');
+  for (const { path } of changed) checkName(path);
+  const inodes = new Set(changed.flatMap(({ stat }) => (stat !== null && isLinked(stat) ? [inodeOf(stat)] : [])));
+  // Names that share an inode with a changed one belong to the layer, or the link between them would be lost.
+  const belongs = ({ kind, stat }: Finding): boolean =>
+    kind !== 'same' ? kind !== 'time' || changed.length > 0 : stat !== null && inodes.has(inodeOf(stat));
+  yield* tarOfFindings(disk, findings.filter(belongs));
+}
+
+/** A name of several that lead to one inode. */
+function isLinked(stat: BigIntStats): boolean {
+  return stat.nlink > 1n && !stat.isDirectory();
+}
+
+/** Subvolumes of btrfs number their inodes by themselves. */
+function inodeOf(stat: BigIntStats): string {
+  return `${stat.dev}:${stat.ino}`;
+}
+
+function* entryOf(disk: Disk, finding: Finding, stat: BigIntStats, first: Map<string, ByteString>): Generator<Buffer> {
   const type = typeOf(finding, stat);
   if (type === null) return;
   const node = finding.merged?.node ?? null;
@@ -45,13 +71,13 @@ function* entryOf(disk: Disk, finding: Finding, stat: BigIntStats, first: Map<bi
     devMajor: type === 'char' || type === 'block' ? (node?.devMajor ?? majorOf(stat.rdev)) : 0,
     devMinor: type === 'char' || type === 'block' ? (node?.devMinor ?? minorOf(stat.rdev)) : 0,
   };
-  const linked = stat.nlink > 1n && type !== 'directory' ? first.get(stat.ino) : undefined;
+  const linked = isLinked(stat) ? first.get(inodeOf(stat)) : undefined;
   if (linked !== undefined) {
     yield encodeEntry({ ...entry, type: 'hardlink', linkPath: linked, size: 0 });
     return;
   }
-  if (stat.nlink > 1n) first.set(stat.ino, finding.path);
-  yield encodeEntry(type === 'directory' ? { ...entry, path: `${finding.path}/` as ByteString } : entry);
+  if (isLinked(stat)) first.set(inodeOf(stat), finding.path);
+  yield encodeEntry(type === 'directory' ? { ...entry, path: directoryPath(finding.path) } : entry);
   if (size > 0) yield* contentOf(disk, finding.path, size);
 }
 
@@ -84,10 +110,13 @@ function* contentOf(disk: Disk, path: ByteString, size: number): Generator<Buffe
   yield Buffer.alloc(padding(size));
 }
 
-function whiteoutOf(path: ByteString): ByteString {
-  const slash = path.lastIndexOf('/');
-  const name = `.wh.${path.slice(slash + 1)}` as ByteString;
-  return slash < 0 ? name : joinBytes(path.slice(0, slash) as ByteString, name);
+function directoryPath(path: ByteString): ByteString {
+  return (path === '' ? './' : `${path}/`) as ByteString;
+}
+
+function whiteoutAt(path: ByteString): ByteString {
+  const start = path.lastIndexOf('/') + 1;
+  return (path.slice(0, start) + whiteoutOf(path.slice(start) as ByteString)) as ByteString;
 }
 
 /** gnu_dev_major(3), gnu_dev_minor(3). */

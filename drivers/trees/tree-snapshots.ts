@@ -5,14 +5,15 @@
 import type { BigIntStats } from 'node:fs';
 import { join } from 'node:path';
 import type { ByteSource } from '../../src/content/source.js';
-import { bytesOf, displayBytes, toBuffer, type ByteString } from '../../src/core/bytes.js';
+import { changeOf } from '../../src/content/upper.js';
+import type { ByteString } from '../../src/core/bytes.js';
 import type { Change, MountInstruction, Usage } from '../../src/core/words.js';
 import type { DriverContext, SnapshotKeeper, SnapshotSpec } from '../driver.js';
 import type { ChainTrees } from './chain-trees.js';
 import { compare, type Finding } from './changes.js';
 import type { Disk } from './disk.js';
 import { MountedRoot } from './mounted-root.js';
-import { tarOfFindings } from './tar.js';
+import { tarOfChanges, tarOfFindings } from './tar.js';
 import type { TreeTools } from './tools.js';
 
 export abstract class TreeSnapshots implements SnapshotKeeper {
@@ -52,25 +53,17 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
   }
 
   async *changes(spec: SnapshotSpec): AsyncGenerator<Change> {
-    for await (const findings of this.findings(spec)) {
-      for (const { path, kind } of findings) if (kind !== 'same') yield changeOf(path, kind);
+    for (const { path, kind } of await this.findings(spec)) {
+      if (kind !== 'same' && kind !== 'time') yield changeOf(kind, path);
     }
   }
 
   async *diff(spec: SnapshotSpec): ByteSource {
-    for await (const findings of this.findings(spec)) {
-      const changed = findings.filter((finding) => finding.kind !== 'same');
-      yield* this.tar(spec, withLinks(findings, changed));
-    }
+    yield* this.written(spec, tarOfChanges);
   }
 
   async *root(spec: SnapshotSpec): ByteSource {
-    for await (const findings of this.findings(spec)) {
-      yield* this.tar(
-        spec,
-        findings.filter((finding) => finding.stat !== null),
-      );
-    }
+    yield* this.written(spec, (disk, findings) => tarOfFindings(disk, findings.filter(isThere)));
   }
 
   sync(spec: SnapshotSpec): void {
@@ -85,40 +78,33 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
     return join(this.context.places.snapshot(spec.dir), 't');
   }
 
-  /** All paths of the container, held against its image; one batch. */
-  private async *findings(spec: SnapshotSpec): AsyncGenerator<Finding[]> {
+  private async *written(
+    spec: SnapshotSpec,
+    write: (disk: Disk, findings: readonly Finding[]) => Generator<Buffer>,
+  ): ByteSource {
+    const findings = await this.findings(spec);
+    const disk = this.tools.openDisk(this.path(spec));
+    try {
+      yield* write(disk, findings);
+    } finally {
+      disk.close();
+    }
+  }
+
+  /** All paths of the container, held against its image. */
+  private async findings(spec: SnapshotSpec): Promise<Finding[]> {
     const merged = await this.trees.merged(spec.stack);
     const pristine = this.tools.openDisk(await this.trees.root(spec.stack));
     const disk = this.tools.openDisk(this.path(spec));
     try {
-      yield [...compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine) })];
+      return [...compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine) })];
     } finally {
       disk.close();
       pristine.close();
     }
   }
-
-  private *tar(spec: SnapshotSpec, findings: readonly Finding[]): Generator<Buffer> {
-    const disk = this.tools.openDisk(this.path(spec));
-    try {
-      yield* tarOfFindings(disk, findings);
-    } finally {
-      disk.close();
-    }
-  }
 }
 
-/** Names that share an inode with a changed one belong to the diff, or the link between them would be lost. */
-function withLinks(findings: readonly Finding[], changed: readonly Finding[]): Finding[] {
-  const inodes = new Set(
-    changed.filter(({ stat }) => stat !== null && stat.nlink > 1n && !stat.isDirectory()).map(({ stat }) => stat?.ino),
-  );
-  if (inodes.size === 0) return [...changed];
-  return findings.filter((finding) => finding.kind !== 'same' || inodes.has(finding.stat?.ino));
-}
-
-function changeOf(path: ByteString, kind: Change['kind']): Change {
-  const shown = displayBytes(path);
-  const bytes = toBuffer(path);
-  return { kind, path: `/${shown}`, ...(bytesOf(shown) === path ? {} : { bytes: bytes.toString('base64') }) };
+function isThere({ stat }: Finding): boolean {
+  return stat !== null;
 }
