@@ -25,7 +25,10 @@ function install() {
   const mark = `${root}node_modules/.layerd-installed`;
   if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return;
   console.error('Installing packages (better-sqlite3 is compiled: this takes about two minutes) ...');
-  execFileSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: ['ignore', 2, 2] });
+  execFileSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], {
+    cwd: root,
+    stdio: ['ignore', 2, 2],
+  });
   writeFileSync(mark, wanted);
 }
 
@@ -37,6 +40,23 @@ function build() {
   if (existsSync(mark) && execFileSync(...find) === '') return;
   console.error('Compiling ...');
   execFileSync(process.execPath, [`${root}scripts/build.mjs`], { cwd: root, stdio: ['ignore', 2, 2] });
+}
+
+/**
+ * The images that tests use, made from Debian packages and kept in ~/.cache/layerd-fixtures: minutes, once. Without what
+ * that needs, the tests that use them are skipped and say so.
+ */
+function makeFixtures() {
+  const able = process.getuid?.() === 0 && ['debootstrap', 'skopeo'].every((program) => isProgram(program));
+  if (!able) return;
+  const names = ['tiny', 'deep', 'debian-node', 'odd', 'longpath'];
+  spawnSync(process.execPath, [`${root}dist/bench/fixtures/make.js`, '--json', ...names], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+}
+
+function isProgram(name) {
+  return (process.env.PATH ?? '').split(':').some((directory) => existsSync(`${directory}/${name}`));
 }
 
 const TASKS = {
@@ -53,6 +73,7 @@ if (command === undefined) {
 }
 install();
 build();
+if (task === 'test') makeFixtures();
 const { status, signal } = spawnSync(process.execPath, [...command, ...args], {
   cwd: task === 'test' ? root : process.cwd(),
   stdio: 'inherit',
