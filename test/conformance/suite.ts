@@ -10,6 +10,7 @@ import type { DriverName } from '../../src/core/words.js';
 import { describeWith, needsProgram, type Prerequisite } from '../support.js';
 import type { FileSystem } from './file-system.js';
 import { Rig } from './rig.js';
+import { editsPart } from './parts/edits.js';
 import { stacksPart } from './parts/stacks.js';
 
 export interface SuiteOptions {
@@ -31,6 +32,7 @@ export function driverSuite(options: SuiteOptions): void {
   describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...programs], () => {
     const rig = useRig(options);
     stacksPart(rig);
+    editsPart(rig);
   });
 }
 
