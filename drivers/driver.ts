@@ -147,6 +147,8 @@ export interface TreeKeeper {
   ensure(stack: readonly StoredLayer[]): Promise<string>;
   /** Names below `t/` that the given stacks need; everything else there may go. */
   names(stacks: readonly (readonly StoredLayer[])[]): Set<string>;
+  /** Takes back what keeps `t/NAME` from being renamed and unlinked: mounts. Idempotent; no snapshot needs it any more. */
+  release(name: string): void;
 }
 
 export interface Driver {

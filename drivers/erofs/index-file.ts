@@ -63,9 +63,9 @@ export function indexMatches(layer: IndexedLayer): boolean {
   }
 }
 
-/** Cheap: the index is there, starts as one and is as long as it says. */
-export function indexLooksWhole({ index }: LayerFiles): boolean {
-  const fd = openIfThere(index);
+/** Cheap: a file is there, starts as an image and is as long as it says. */
+export function isWholeIndex(path: string): boolean {
+  const fd = openIfThere(path);
   if (fd === null) return false;
   try {
     return isHeadOf(readUpTo(fd, 0, 4096), fstatSync(fd).size);

@@ -8,24 +8,28 @@ import type { LayerFault, StoredLayer } from '../driver.js';
 import { isDamage, mediumError, tarDamaged, TarLayers } from '../tar-layers.js';
 import type { TarLayer } from '../tar-sink.js';
 import {
-  indexLooksWhole,
   indexMatches,
+  isWholeIndex,
   replaceIndexFile,
   scanTarFile,
   writeIndexFile,
   type IndexedLayer,
 } from './index-file.js';
 import { layerFiles, type LayerFiles } from './layer-files.js';
+import { isMergedLayer, MergedStacks } from './merged.js';
 import { LayerMounts } from './mounts.js';
 
 /** Layers as tars with an EROFS index beside them, mounted straight from the two files. */
 export class ErofsLayers extends TarLayers {
+  /** Whole stacks as one layer. */
+  readonly merged: MergedStacks;
   private readonly mounts: LayerMounts;
 
   constructor(places: Places, { directio }: { directio: boolean }) {
     // With directio the mount never reads through the page cache of the tar; without, what import left there is used.
     super({ driver: 'erofs', places, dropCache: directio });
-    this.mounts = new LayerMounts(places, { directio });
+    this.merged = new MergedStacks(places, { directio });
+    this.mounts = new LayerMounts(places.layerMounts, { directio });
   }
 
   override async inherit(layer: StoredLayer, directories: readonly InheritedDirectory[]): Promise<void> {
@@ -38,18 +42,19 @@ export class ErofsLayers extends TarLayers {
   }
 
   override lower(layer: StoredLayer): string {
+    if (isMergedLayer(layer)) return this.merged.lower(layer.stack);
     const found = this.mounts.find(layer.dir);
     if (found !== null) return found;
     const files = this.files(layer);
     const size = this.sizeOfTar(layer);
     if (size !== layer.size) throw tarDamaged(files.tar, layer, size);
     // Made again when it is lost or cut off; damage inside it is for `verify` to find.
-    if (!indexLooksWhole(files)) this.repairBeside(layer);
+    if (!isWholeIndex(files.index)) this.repairBeside(layer);
     return this.mounts.mount(layer.dir, { index: files.index, tars: [files.tar] });
   }
 
   override release(layer: StoredLayer): void {
-    this.mounts.release(layer.dir);
+    this.mounts.release(layer.dir, { force: false });
   }
 
   protected override writeBeside({ directory, diffId, size, tree }: TarLayer): string[] {
@@ -59,7 +64,7 @@ export class ErofsLayers extends TarLayers {
   }
 
   protected override verifyBeside(layer: StoredLayer, { quick }: { quick: boolean }): LayerFault | null {
-    if (quick) return indexLooksWhole(this.files(layer)) ? null : badIndex('the index is not there, or not whole');
+    if (quick) return isWholeIndex(this.files(layer).index) ? null : badIndex('the index is not there, or not whole');
     try {
       return indexMatches(this.fromTar(layer)) ? null : badIndex('the index is not what its tar gives');
     } catch (thrown) {

@@ -4,85 +4,122 @@
  * its own, so that its pages are shared by the containers of this stack only.
  *
  *   t/NAME/index   the image; NAME tells the stack. A cache: made again from the layers when it is not there.
+ *   RUN/t/NAME     its mount
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { catalogFile, catalogTree } from '../../src/content/catalog-file.js';
-import { LayerNode } from '../../src/content/layer-tree.js';
+import { LayerNode, LayerTree } from '../../src/content/layer-tree.js';
 import { mergeTrees, type MergedNode } from '../../src/content/merge.js';
 import { isErrno } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
-import { syncPath, syncPaths } from '../../src/disk/sync.js';
-import type { StoredLayer } from '../driver.js';
-import { emitImage, writePieces, type IndexedLayer } from './index-file.js';
+import { syncPath } from '../../src/disk/sync.js';
+import type { StoredLayer, TreeKeeper } from '../driver.js';
+import { emitImage, isWholeIndex, scanTarFile, writePieces, type IndexedLayer } from './index-file.js';
 import type { IndexSource } from './index-writer.js';
 import { layerFiles } from './layer-files.js';
 import { LayerMounts, type MountImage } from './mounts.js';
 
-export class MergedStacks {
+/**
+ * Stacks with more visible layers than this are merged. What Docker and containerd build has 127 at most: for those, pages
+ * that are shared with other images count for more, and an import that asks for each prefix of a chain in turn need not
+ * write an index for each.
+ */
+export const MERGE_ABOVE = 128;
+
+/** A stack that appears as one layer of it. */
+export interface MergedLayer extends StoredLayer {
+  stack: readonly StoredLayer[];
+}
+
+export function isMergedLayer(layer: StoredLayer): layer is MergedLayer {
+  return 'stack' in layer;
+}
+
+/** The stack as overlay is to get it: one merged layer where it is deep and all erofs', else itself. */
+export function foldStack(stack: readonly StoredLayer[]): readonly StoredLayer[] {
+  const visible = stack.slice(
+    Math.max(
+      0,
+      stack.findLastIndex(({ opaqueRoot }) => opaqueRoot),
+    ),
+  );
+  const top = visible.at(-1);
+  if (top === undefined || visible.length <= MERGE_ABOVE) return stack;
+  if (visible.some(({ driver }) => driver !== 'erofs')) return stack;
+  const merged: MergedLayer = { ...top, dir: nameOf(visible), opaqueRoot: true, stack: visible };
+  return [merged];
+}
+
+export class MergedStacks implements TreeKeeper {
   private readonly places: Places;
   private readonly mounts: LayerMounts;
 
   constructor(places: Places, options: { directio: boolean }) {
     this.places = places;
-    this.mounts = new LayerMounts(places, options);
+    this.mounts = new LayerMounts(join(places.run, 't'), options);
   }
 
   /** Makes the index of the stack, durably, if it is not there; returns its NAME. All layers are erofs'. */
   async ensure(stack: readonly StoredLayer[]): Promise<string> {
-    const name = this.nameOf(stack);
-    if (existsSync(this.indexOf(name))) return name;
-    const part = `${this.places.tree(name)}.${randomUUID()}`;
-    mkdirSync(part, { recursive: true, mode: 0o700 });
-    try {
-      const layers = await this.layersOf(stack);
-      writePieces(join(part, INDEX), (emit) => emitImage(layers, mergedImage, emit));
-      await syncPaths([join(part, INDEX), part]);
-      renameSync(part, this.places.tree(name));
-    } catch (thrown) {
-      rmSync(part, { recursive: true, force: true });
-      // Another thread has made the same one meanwhile: then that is it.
-      if (!isErrno(thrown, 'ENOTEMPTY', 'EEXIST')) throw thrown;
-    }
-    syncPath(this.places.trees);
+    const name = nameOf(stack);
+    if (isWholeIndex(this.indexOf(name))) return name;
+    const trees: LayerTree[] = [];
+    for (const { dir } of stack) trees.push(await catalogTree(catalogFile(this.places.layer(dir))));
+    this.publish(name, stack, trees);
     return name;
   }
 
-  /** The merged root, inside the mount of an index that {@link ensure} made; mounts it first if it is not (idempotent). */
+  /**
+   * The merged root, inside its mount; mounts it first if it is not (idempotent), and makes the index again from the
+   * tars if it was lost since {@link ensure}.
+   */
   lower(stack: readonly StoredLayer[]): string {
-    const name = this.nameOf(stack);
-    return this.mounts.find(name) ?? this.mounts.mount(name, this.image(name, stack));
+    const name = nameOf(stack);
+    const found = this.mounts.find(name);
+    if (found !== null) return found;
+    const tars = stack.map(({ dir }) => layerFiles(this.places.layer(dir)).tar);
+    if (!isWholeIndex(this.indexOf(name))) this.publish(name, stack, tars.map(scanTarFile));
+    const image: MountImage = { index: this.indexOf(name), tars };
+    return this.mounts.mount(name, image);
   }
 
-  /** Unmounts it; idempotent. MOUNT_BUSY names the holder. */
-  release(name: string): void {
-    this.mounts.release(name);
-  }
-
-  /** Names below t/ and below the layers' mounts that these stacks need. */
+  /** Only stacks that {@link foldStack} folds need an index. */
   names(stacks: readonly (readonly StoredLayer[])[]): Set<string> {
-    return new Set(stacks.map((stack) => this.nameOf(stack)));
+    const layers = stacks.flatMap((stack) => foldStack(stack)).filter(isMergedLayer);
+    return new Set(layers.map(({ dir }) => dir));
   }
 
-  private image(name: string, stack: readonly StoredLayer[]): MountImage {
-    return { index: this.indexOf(name), tars: stack.map(({ dir }) => layerFiles(this.places.layer(dir)).tar) };
+  release(name: string): void {
+    this.mounts.release(name, { force: true });
   }
 
-  private async layersOf(stack: readonly StoredLayer[]): Promise<IndexedLayer[]> {
-    const layers: IndexedLayer[] = [];
-    for (const { dir, diffId, size } of stack) {
-      const files = layerFiles(this.places.layer(dir));
-      layers.push({ files, diffId, size, tree: await catalogTree(catalogFile(files.directory)) });
+  private publish(name: string, stack: readonly StoredLayer[], trees: readonly LayerTree[]): void {
+    const layers = stack.map(({ dir, diffId, size }, i): IndexedLayer => {
+      return { files: layerFiles(this.places.layer(dir)), diffId, size, tree: trees[i] ?? new LayerTree() };
+    });
+    const part = `${this.places.tree(name)}.${randomUUID()}`;
+    mkdirSync(part, { recursive: true, mode: 0o700 });
+    try {
+      writePieces(join(part, INDEX), (emit) => emitImage(layers, mergedImage, emit));
+      for (const path of [join(part, INDEX), part]) syncPath(path);
+      this.rename(part, name);
+    } finally {
+      rmSync(part, { recursive: true, force: true });
     }
-    return layers;
+    syncPath(this.places.trees);
   }
 
-  /** By the copies of the layers, not their diff IDs alone: copies may have inherited other attributes. */
-  private nameOf(stack: readonly StoredLayer[]): string {
-    const hash = createHash('sha256');
-    for (const { diffId, dir } of stack) hash.update(`${diffId} ${dir}\n`);
-    return `e${hash.digest('hex').slice(0, 23)}`;
+  /** Another thread may have made the same one meanwhile: then that is it, if it is whole. */
+  private rename(part: string, name: string): void {
+    const path = this.places.tree(name);
+    if (!isWholeIndex(this.indexOf(name))) rmSync(path, { recursive: true, force: true });
+    try {
+      renameSync(part, path);
+    } catch (thrown) {
+      if (!isErrno(thrown, 'ENOTEMPTY', 'EEXIST')) throw thrown;
+    }
   }
 
   private indexOf(name: string): string {
@@ -92,8 +129,15 @@ export class MergedStacks {
 
 const INDEX = 'index';
 
+/** By the copies of the layers, not their diff IDs alone: copies may have inherited other attributes. */
+function nameOf(stack: readonly StoredLayer[]): string {
+  const hash = createHash('sha256').update('erofs');
+  for (const { diffId, dir } of stack) hash.update(`${diffId} ${dir}\n`);
+  return hash.digest('hex').slice(0, 24);
+}
+
 /** The tree that layers show together, as the tree of one image. */
-function mergedImage(trees: Parameters<typeof mergeTrees>[0]): Pick<IndexSource, 'root' | 'tarOf'> {
+function mergedImage(trees: readonly LayerTree[]): Pick<IndexSource, 'root' | 'tarOf'> {
   const tars = new Map<LayerNode, number>();
   const linked = new Map<MergedNode, LayerNode>();
   const copyOf = (merged: MergedNode): LayerNode => {

@@ -1,12 +1,11 @@
 /**
- * Mounts of layer indexes: each once, at RUN/l/DIR, read-only, nosuid, nodev, noexec, shared by everything that uses the
+ * Mounts of indexes: each once, at RUN/l/DIR (merged ones at RUN/t/NAME), read-only, nosuid, nodev, noexec, shared by everything that uses the
  * layer. They outlive the daemon and are found again. Any thread may ask: a lock keeps two from mounting at once.
  */
 import { closeSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { bytesOf } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
-import type { Places } from '../../src/core/places.js';
 import { erofsMount } from '../../src/linux/erofs.js';
 import { AT_FDCWD, close } from '../../src/linux/files.js';
 import { waitLock } from '../../src/linux/lock.js';
@@ -24,19 +23,20 @@ export interface MountImage {
 }
 
 export class LayerMounts {
-  private readonly places: Places;
+  private readonly base: string;
   private readonly directio: boolean;
   /** Mount ids by DIR that were looked up in the mount table, which is long: it is read when one is new. */
   private known = new Map<string, number>();
 
-  constructor(places: Places, options: { directio: boolean }) {
-    this.places = places;
+  /** `base`: the directory of the mount points; nothing else is mounted there. */
+  constructor(base: string, options: { directio: boolean }) {
+    this.base = base;
     this.directio = options.directio;
   }
 
   /** The layer's root directory, inside its mount; null where it is not mounted. */
   find(dir: string): string | null {
-    const target = this.places.layerMount(dir);
+    const target = join(this.base, dir);
     const stat = tryStatAt(AT_FDCWD, bytesOf(target));
     if (stat?.mountRoot !== true) return null;
     if (this.known.get(dir) !== stat.mountId) {
@@ -51,7 +51,7 @@ export class LayerMounts {
     return this.locked(() => {
       const found = this.find(dir);
       if (found !== null) return found;
-      const target = this.places.layerMount(dir);
+      const target = join(this.base, dir);
       mkdirSync(target, { recursive: true, mode: 0o700 });
       const fd = withReadahead(image.tars, () =>
         erofsMount({ image: image.index, devices: image.tars, directio: this.directio }),
@@ -68,16 +68,16 @@ export class LayerMounts {
     });
   }
 
-  /** Unmounts the layer and removes the mount point; idempotent. Throws MOUNT_BUSY. */
-  release(dir: string): void {
-    const target = this.places.layerMount(dir);
+  /** Unmounts the layer and removes the mount point; idempotent. Throws MOUNT_BUSY, unless `force` detaches it. */
+  release(dir: string, options: { force: boolean }): void {
+    const target = join(this.base, dir);
     if (!existsSync(target)) return;
-    this.locked(() => removeMountPoint(target, { force: false }));
+    this.locked(() => removeMountPoint(target, options));
   }
 
   private locked<T>(work: () => T): T {
-    mkdirSync(this.places.layerMounts, { recursive: true, mode: 0o700 });
-    const fd = openSync(`${this.places.layerMounts}.lock`, 'w', 0o600);
+    mkdirSync(this.base, { recursive: true, mode: 0o700 });
+    const fd = openSync(`${this.base}.lock`, 'w', 0o600);
     try {
       waitLock(fd);
       return work();
@@ -87,7 +87,7 @@ export class LayerMounts {
   }
 
   private readTable(): Map<string, number> {
-    const below = `${bytesOf(this.places.layerMounts)}/`;
+    const below = `${bytesOf(this.base)}/`;
     const ours = readMountinfo().filter(
       ({ fsType, root, mountPoint }) => fsType === 'erofs' && root === '/' && mountPoint.startsWith(below),
     );

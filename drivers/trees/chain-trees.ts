@@ -44,6 +44,10 @@ export abstract class ChainTrees implements TreeKeeper {
     return new Set(stacks.map((stack) => this.nameOf(stack)));
   }
 
+  release(): void {
+    // Nothing is mounted below t/.
+  }
+
   /** What the stack means, from the catalogs of its layers. */
   async merged(stack: readonly StoredLayer[]): Promise<MergedNode> {
     return mergeTrees(await this.catalogs(stack));

@@ -26,7 +26,10 @@ export interface CollectedLayer {
 /** Calls on the directories of the store as such. */
 export function diskJobs(drivers: Drivers, places: Places) {
   return {
-    'trash.move': async (args: TrashList): Promise<void> => moveToTrash(places, args),
+    'trash.move': async (args: TrashList): Promise<void> => {
+      for (const tree of args.trees) for (const { name } of DRIVERS) drivers(name).trees?.release(tree);
+      moveToTrash(places, args);
+    },
 
     'trash.empty': async (args: { entries: number }, context: JobContext): Promise<Emptied> =>
       emptyTrash(places, args.entries, context.signal),

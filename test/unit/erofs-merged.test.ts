@@ -1,9 +1,12 @@
 /** Stacks served through one index over all their tars. */
-import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { StoredLayer } from '../../drivers/driver.js';
-import { MergedStacks } from '../../drivers/erofs/merged.js';
+import { foldStack, MERGE_ABOVE, MergedStacks } from '../../drivers/erofs/merged.js';
+import { createDrivers } from '../../drivers/index.js';
+import { sha256 } from '../../src/core/digest.js';
+import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { describeWith, needsRoot } from '../support.js';
 import { needsErofs, Scratch, store, tarOf, type Entry } from './erofs-fixture.js';
@@ -21,6 +24,10 @@ function open(scratch: Scratch): MergedStacks {
   return new MergedStacks(scratch.places, { directio: false });
 }
 
+function layer(i: number, more: Partial<StoredLayer> = {}): StoredLayer {
+  return { driver: 'erofs', dir: `l${i}`, diffId: sha256(String(i)), size: 1024, opaqueRoot: false, ...more };
+}
+
 describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
   it('may be deeper than overlay takes', async () => {
     using scratch = new Scratch();
@@ -30,12 +37,28 @@ describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
       { path: `.wh.layer ${i - 2}` },
     ]);
     const stack = await stackOf(scratch, layers);
-    const merged = open(scratch);
-    await merged.ensure(stack);
-    const root = merged.lower(stack);
-    expect(readdirSync(root).sort()).toEqual(['each', 'layer 598', 'layer 599']);
-    expect(readFileSync(join(root, 'each'), 'utf8')).toBe('of layer 599');
-    expect(readFileSync(join(root, 'layer 598'), 'utf8')).toBe('content 598');
+    const { places } = scratch;
+    for (const directory of [places.snapshots, places.empty]) mkdirSync(directory);
+    const { snapshots, trees } = createDrivers(places, DEFAULT_ENGINE_CONFIG.driverOptions)('erofs');
+    const root = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 } };
+    const spec = { dir: 's', stack, root, readOnly: false, sizeLimit: null, volatile: false };
+    await snapshots.create(spec);
+    const path = snapshots.mount(spec);
+    expect(readdirSync(path).sort()).toEqual(['each', 'layer 598', 'layer 599']);
+    expect(readFileSync(join(path, 'each'), 'utf8')).toBe('of layer 599');
+    expect(readFileSync(join(path, 'layer 598'), 'utf8')).toBe('content 598');
+    writeFileSync(join(path, 'each'), 'of the container');
+    rmSync(join(path, 'layer 598'));
+    const changes = [];
+    for await (const change of snapshots.changes(spec)) changes.push(`${change.kind} ${change.path}`);
+    expect(changes).toEqual(['C /each', 'D /layer 598']);
+    const [instruction] = snapshots.instructions(spec);
+    expect(instruction?.options.filter((option) => option.startsWith('lowerdir='))).toHaveLength(1);
+    snapshots.release(spec, { force: false });
+    const names = trees?.names([stack]) ?? new Set();
+    expect([...names]).toEqual(readdirSync(places.trees));
+    for (const name of names) trees?.release(name);
+    expect(mountsBelow(places.run)).toEqual([]);
   });
 
   it('is mounted once, found again, made again when it is lost, and gone after release', async () => {
@@ -50,14 +73,30 @@ describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
     const root = open(scratch).lower(stack);
     expect(readdirSync(root)).toEqual(['a']);
     expect(open(scratch).lower(stack)).toBe(root);
-    expect(mountsBelow(scratch.places.layerMounts)).toHaveLength(1);
+    expect(mountsBelow(scratch.places.run)).toHaveLength(1);
     open(scratch).release(name);
-    expect(mountsBelow(scratch.places.layerMounts)).toEqual([]);
+    expect(mountsBelow(scratch.places.run)).toEqual([]);
     expect(existsSync(root)).toBe(false);
     rmSync(scratch.places.tree(name), { recursive: true });
+    expect(readdirSync(open(scratch).lower(stack))).toEqual(['a']);
+    expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);
+    open(scratch).release(name);
+    truncateSync(join(scratch.places.tree(name), 'index'), 2048);
     expect(await open(scratch).ensure(stack)).toBe(name);
     expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);
-    expect(open(scratch).names([stack])).toEqual(new Set([name]));
+  });
+
+  it('is what lies above an opaque root, if that is deep and all of it is kept by erofs', () => {
+    const stack = Array.from({ length: MERGE_ABOVE + 1 }, (_, i) => layer(i));
+    const [merged, ...rest] = foldStack(stack);
+    expect(rest).toEqual([]);
+    expect(merged).toMatchObject({ driver: 'erofs', stack });
+    expect(foldStack(stack.slice(1))).toEqual(stack.slice(1));
+    expect(foldStack(stack.with(0, layer(0, { driver: 'overlay2' })))).toHaveLength(stack.length);
+    expect(foldStack(stack.with(1, layer(1, { opaqueRoot: true })))).toHaveLength(stack.length);
+    expect(foldStack([layer(-1, { driver: 'overlay2' }), ...stack.with(0, layer(0, { opaqueRoot: true }))])).toEqual([
+      expect.objectContaining({ opaqueRoot: true }),
+    ]);
   });
 
   it('is made once by callers that come at once', async () => {
