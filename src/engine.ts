@@ -1,5 +1,5 @@
 /** The composition root: owns every long-lived object of the store, and answers what doors ask. */
-import { chmodSync, closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
@@ -12,10 +12,10 @@ import { lazily } from './core/lazily.js';
 import { Places } from './core/places.js';
 import { VERSION } from './core/version.js';
 import type * as words from './core/words.js';
+import { Possession } from './disk/possession.js';
 import { Images } from './image/images.js';
 import { fileSystemType, kernelFeatures } from './linux/features.js';
 import { linuxAvailable } from './linux/libc.js';
-import { tryLock } from './linux/lock.js';
 import { MetadataReader } from './metadata/reader.js';
 import { MetadataWriter } from './metadata/writer.js';
 import { Chains } from './store/chains.js';
@@ -56,7 +56,7 @@ export class Engine implements EngineApi {
   private readonly config: EngineConfig;
   private readonly context: StoreContext;
   private readonly choice: DriverChoice;
-  private readonly lockFd: number;
+  private readonly possession: Possession;
   private readonly started = Date.now();
   private readonly loopDelay = monitorEventLoopDelay({ resolution: 10 });
   private readonly layerStore: Layers;
@@ -76,14 +76,14 @@ export class Engine implements EngineApi {
     config: EngineConfig;
     context: StoreContext;
     choice: DriverChoice;
-    lockFd: number;
+    possession: Possession;
     recovery: RecoveryReport;
   }) {
     const { config, context } = parts;
     this.config = config;
     this.context = context;
     this.choice = parts.choice;
-    this.lockFd = parts.lockFd;
+    this.possession = parts.possession;
     this.recovery = parts.recovery;
     this.layerStore = new Layers(context);
     this.listing = new LayerListing(context);
@@ -109,12 +109,12 @@ export class Engine implements EngineApi {
   }
 
   /**
-   * Takes the lock of the root, opens (or makes) the store, brings database, disk and mounts together, and starts the
-   * collector. Throws STORE_LOCKED naming the holder, DRIVER_UNAVAILABLE, STORE_NEWER, …
+   * Takes root and run directory, opens (or makes) the store, brings database, disk and mounts together, and starts the
+   * collector. Throws STORE_LOCKED or RUN_IN_USE naming the holder, DRIVER_UNAVAILABLE, STORE_NEWER, …
    */
   static async open(config: EngineConfig, log: Logger): Promise<Engine> {
     const places = new Places(config.root, config.run);
-    const lockFd = takeLock(places);
+    const possession = Possession.take(places);
     let writer: MetadataWriter | null = null;
     let pool: WorkerPool | null = null;
     try {
@@ -143,13 +143,13 @@ export class Engine implements EngineApi {
       };
       const recovery = await recover(context);
       await tellRecovery(context, recovery);
-      const engine = new Engine({ config, context, choice, lockFd, recovery });
+      const engine = new Engine({ config, context, choice, possession, recovery });
       engine.collector.start();
       return engine;
     } catch (thrown) {
       await pool?.close();
       await writer?.close();
-      closeSync(lockFd);
+      possession.release();
       throw thrown;
     }
   }
@@ -167,7 +167,7 @@ export class Engine implements EngineApi {
     await this.context.pool.close();
     await this.context.writer.close();
     this.context.reader.close();
-    closeSync(this.lockFd);
+    this.possession.release();
   }
 
   /** Where it keeps things, and how. */
@@ -390,7 +390,6 @@ function kernelOf(): words.Info['kernel'] {
 
 /** Streams wait for their readers, so one thread has many of them. */
 function laneSizes(workers: EngineConfig['workers']): ConstructorParameters<typeof WorkerPool>[1] {
-  const one = (threads: number) => ({ threads, callsPerThread: 1 });
   return {
     short: one(workers.short),
     unmount: one(workers.unmount),
@@ -400,29 +399,15 @@ function laneSizes(workers: EngineConfig['workers']): ConstructorParameters<type
   };
 }
 
-/** One daemon per root: the lock goes with the process, however it ends. */
-function takeLock(places: Places): number {
-  mkdirSync(places.root, { recursive: true, mode: 0o700 });
-  const fd = openSync(places.lock, 'a+', 0o600);
-  const taken = !linuxAvailable().available || tryLock(fd);
-  if (!taken) {
-    const holder = readFileSync(places.lock, 'utf8').trim();
-    closeSync(fd);
-    throw new LayerdError('STORE_LOCKED', `another layerd (pid ${holder}) has the root ${places.root}`, {
-      details: { root: places.root, pid: holder },
-      hint: 'Stop that daemon, or give this one a root of its own (--root).',
-    });
-  }
-  ftruncateSync(fd, 0);
-  writeSync(fd, `${process.pid}\n`);
-  return fd;
+function one(threads: number): { threads: number; callsPerThread: number } {
+  return { threads, callsPerThread: 1 };
 }
 
+/** One daemon per root: the lock goes with the process, however it ends. */
 function makeDirectories(places: Places): void {
   chmodSync(places.root, 0o700);
   const mine = [dirname(places.database), places.layers, places.snapshots, places.trees, places.blobs, places.trash];
   for (const path of [...mine, places.empty]) mkdirSync(path, { recursive: true, mode: 0o700 });
-  mkdirSync(places.run, { recursive: true, mode: 0o755 });
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 

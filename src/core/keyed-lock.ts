@@ -4,8 +4,7 @@ export class KeyedLock {
 
   async run<T>(key: string, work: () => Promise<T>): Promise<T> {
     const before = this.tails.get(key);
-    let release = (): void => undefined;
-    const tail = new Promise<void>((resolve) => (release = resolve));
+    const { promise: tail, resolve: release } = openPromise();
     this.tails.set(key, tail);
     try {
       await before;
@@ -15,4 +14,12 @@ export class KeyedLock {
       release();
     }
   }
+}
+
+function openPromise(): { promise: Promise<void>; resolve: () => void } {
+  let resolve!: () => void;
+  const promise = new Promise<void>((settle) => {
+    resolve = settle;
+  });
+  return { promise, resolve };
 }
