@@ -61,6 +61,7 @@ export const ERROR_CODES = {
   MOUNT_FAILED: 'internal',
   MOUNT_BUSY: 'busy',
   STORE_LOCKED: 'busy',
+  RUN_IN_USE: 'busy',
   STORE_NEWER: 'precondition',
   STORE_DAMAGED: 'data_loss',
   NO_SPACE: 'exhausted',

@@ -11,6 +11,7 @@ import { join } from 'node:path';
  *   ROOT/b/HEX           a kept compressed blob
  *   ROOT/e/              an empty directory, the lowest lower where overlay wants two
  *   ROOT/trash/NAME      what is to be unlinked
+ *   RUN/lock             flock of the one daemon, with the root it serves
  *   RUN/l/DIR/           the mount of a layer image
  *   RUN/m/DIR/           the merged root of a snapshot that we mounted
  */
@@ -58,6 +59,9 @@ export class Places {
   }
   get trash(): string {
     return join(this.root, 'trash');
+  }
+  get runLock(): string {
+    return join(this.run, 'lock');
   }
   get layerMounts(): string {
     return join(this.run, 'l');

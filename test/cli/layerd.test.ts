@@ -101,11 +101,16 @@ describe('a daemon', () => {
     expect(await first.client.health()).toEqual({ ok: true, problems: [] });
   });
 
-  it('does not take the socket of another', async () => {
-    await start();
+  it('does not take the run directory or the socket of another', async () => {
+    const first = await start();
     const second = await run(LAYERD, ['--root', join(home, 'root2'), '--run', join(home, 'run')]);
     expect(second.code).toBe(1);
-    expect(second.stderr).toContain('SOCKET_IN_USE');
+    expect(second.stderr).toContain('RUN_IN_USE');
+    expect(second.stderr).toContain(`another layerd (pid ${first.pid}) has the run directory`);
+    const elsewhere = ['--root', join(home, 'root2'), '--run', join(home, 'run2'), '--http-socket', first.socket];
+    const third = await run(LAYERD, elsewhere);
+    expect(third.code).toBe(1);
+    expect(third.stderr).toContain('SOCKET_IN_USE');
   });
 
   it('takes the place of one that was killed, and its socket', async () => {
@@ -246,7 +251,9 @@ describeWith('access', [needsRoot(), needsProgram('python3')], () => {
     await daemon.stop();
     const open = await start(['--socket-group', String(nobody)]);
     expect(await asNobody(open, 'images')).toMatchObject({ code: 0 });
-    expect(open.log.find(({ route }) => route === '/v1/images')).toMatchObject({ peer_uid: nobody });
+    await expect
+      .poll(() => open.log.find(({ route }) => route === '/v1/images'), PATIENCE)
+      .toMatchObject({ peer_uid: nobody });
   });
 
   it('is checked by the daemon too, where the mode of the socket lets everybody in', async () => {
