@@ -43,6 +43,7 @@ export function xattrCount(bytes: number): number {
  * TAR_INVALID naming `path()`.
  */
 export function encodeXattrs(node: LayerNode, path: () => ByteString): Buffer | null {
+  if (node.xattrs === null && node.children === null) return null; // nearly every node
   const attributes: Attribute[] = [];
   for (const [name, value] of [...overlayMarks(node), ...(node.xattrs ?? [])]) {
     const attribute = attributeOf(node, name, value);
