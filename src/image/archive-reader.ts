@@ -5,6 +5,7 @@
 import { type FileHandle, open, readlink } from 'node:fs/promises';
 import { detectCompression, inflate, MAGIC_BYTES, openCompressed } from '../content/compression.js';
 import type { ByteSource } from '../content/source.js';
+import { abortable } from '../content/source-abort.js';
 import type { ArchiveInput, LoadOptions } from '../core/api.js';
 import { displayBytes } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
@@ -98,7 +99,9 @@ async function readPipe(path: string, origin: Origin, reading: Reading): Promise
 }
 
 async function readStream(source: ByteSource, origin: Origin, reading: Reading): Promise<ParsedImage[]> {
-  const { compression, source: whole } = await ofArchive(origin, () => openCompressed(source));
+  // A stream may stall for as long as it likes: the signal must end the wait for its next bytes.
+  const bytes = abortable(source, reading.signal);
+  const { compression, source: whole } = await ofArchive(origin, () => openCompressed(bytes));
   const members = await StreamMembers.read(inflate(whole, compression), origin, reading.host, reading.signal);
   const images = await readMembers(members, reading);
   for (const path of members.unwanted()) reading.host.notice(`no image of the archive needs ${displayBytes(path)}`);

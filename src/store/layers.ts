@@ -69,15 +69,10 @@ export class Layers {
   async ingest(request: LayerRequest): Promise<LayerArrival> {
     const { diffId, blobDigest } = request.expect;
     const keys = [diffId, blobDigest].filter((key) => key !== undefined);
-    const other = (): Promise<void> | undefined => keys.map((key) => this.arriving.get(key)).find(Boolean);
-    // Where another load fails to bring it, one of those who waited takes over.
-    for (let arriving = other(); arriving !== undefined; arriving = other()) {
-      await unlessAborted(arriving, request.signal);
-      const layer = await this.present(request.expect, request.leaseId);
-      if (layer !== null) {
-        await drain(request.source);
-        return { layer, blobDigest: blobDigest ?? layer.diff_id, present: true };
-      }
+    const stored = await this.awaitOthers(keys, request);
+    if (stored !== null) {
+      await drain(request.source);
+      return { layer: stored, blobDigest: blobDigest ?? stored.diff_id, present: true };
     }
     const { promise: arrival, settle: arrived } = settleable();
     for (const key of keys) this.arriving.set(key, arrival);
@@ -87,6 +82,31 @@ export class Layers {
       for (const key of keys) if (this.arriving.get(key) === arrival) this.arriving.delete(key);
       arrived();
     }
+  }
+
+  /**
+   * Waits for other loads of the same layer, and returns what they brought. Where they fail, one of those who waited
+   * takes over: when null is returned, nobody else is at it, and nobody has been since the caller last looked.
+   */
+  private async awaitOthers(
+    keys: readonly Digest[],
+    { expect, leaseId, signal }: LayerRequest,
+  ): Promise<LayerRow | null> {
+    let looked = false;
+    for (;;) {
+      const arriving = keys.map((key) => this.arriving.get(key)).find((arrival) => arrival !== undefined);
+      if (arriving !== undefined) await unlessAborted(arriving, signal);
+      else if (looked || !this.isKnown(expect)) return null;
+      const layer = await this.present(expect, leaseId);
+      if (layer !== null) return layer;
+      looked = arriving === undefined;
+    }
+  }
+
+  private isKnown({ diffId, blobDigest }: Expectation): boolean {
+    const { reader } = this.context;
+    if (diffId !== undefined && reader.layer(diffId) !== undefined) return true;
+    return blobDigest !== undefined && reader.blob(blobDigest) !== undefined;
   }
 
   /** The uncompressed tar, bit for bit, from the best copy. */

@@ -160,8 +160,8 @@ const EMPTY_STORE = new Set(
   ].flat(),
 );
 
-function ignore(): void {
-  // Progress is for people.
+export function ignore(): void {
+  // Progress, and failures that are looked at elsewhere.
 }
 
 /** Bytes allocated below a directory, as du counts them: by another program, hard links once. */
