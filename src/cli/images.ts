@@ -1,5 +1,5 @@
 /** load save images inspect history tag rmi */
-import { createReadStream } from 'node:fs';
+import { isatty } from 'node:tty';
 import type { Command } from 'commander';
 import type { LoadOptions } from '../core/api.js';
 import { LayerdError } from '../core/errors.js';
@@ -70,12 +70,12 @@ export function imageCommands(program: Command, cli: Cli): void {
 }
 
 async function load(cli: Cli, file: string | undefined, flags: LoadFlags): Promise<void> {
-  if (file === undefined && process.stdin.isTTY) {
+  if (file === undefined && isatty(0)) {
     throw new UsageError('there is no archive on standard input', 'Name a file: layerctl load FILE.');
   }
   const { platform, ...rest } = flags;
   const options: LoadOptions = { ...rest, ...(platform === undefined ? {} : { platform: parsePlatform(platform) }) };
-  const source = file === undefined || file === '-' ? createReadStream('', { fd: 0 }) : file;
+  const source = file === undefined || file === '-' ? process.stdin : file;
   const result = await cli.watched((watch) => cli.client.load(source, { ...options, ...watch }));
   cli.print({ data: result, ids: result.images.map(({ imageId }) => imageId), human: () => loadedNames(result) });
   cli.note(loadSummary(result));

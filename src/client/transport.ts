@@ -1,5 +1,6 @@
 /** HTTP over the Unix socket of the daemon: JSON calls, byte streams, NDJSON. Node's own http, nothing else. */
 import { Agent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
+import { Readable } from 'node:stream';
 import type { OnProgress } from '../core/api.js';
 import { isErrno, LayerdError, type ErrorBody } from '../core/errors.js';
 import type { StreamLine } from '../core/words.js';
@@ -175,13 +176,17 @@ class Body {
   }
 
   async feed(request: ClientRequest): Promise<void> {
+    const { source } = this;
+    // a request that ended early must not wait for a source that may never say more
+    if (source instanceof Readable) request.once('close', () => source.destroy());
     try {
-      for await (const chunk of this.source) {
+      for await (const chunk of source) {
         if (request.destroyed) return;
         if (!request.write(chunk)) await drained(request);
       }
       request.end();
     } catch (error) {
+      if (request.destroyed) return;
       this.failure = sourceFailed(error);
       request.destroy(this.failure);
     }

@@ -36,7 +36,7 @@ export interface ConfigurationInput {
 }
 
 /** Names that other parts read: not settings of the daemon, and not misspelled. */
-const OTHER_VARIABLES = new Set(['LAYERD_CONFIG', 'LAYERD_SOCKET', 'LAYERD_FAILPOINTS']);
+const OTHER_VARIABLES = new Set(['LAYERD_CONFIG', 'LAYERD_SOCKET', 'LAYERD_NO_FFI']);
 
 /** Throws INVALID_CONFIG that names the line, variable or flag. */
 export function loadConfiguration(input: ConfigurationInput): Configuration {
