@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { open, readdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import pino from 'pino';
+import pino, { type Logger } from 'pino';
 import { run } from '../../bench/fixtures/shell.js';
 import type { ArchiveInput, LoadOptions } from '../../src/core/api.js';
 import { DEFAULT_ENGINE_CONFIG, type EngineConfig } from '../../src/core/engine-config.js';
@@ -38,12 +38,13 @@ export function needsFixtures(): Prerequisite[] {
 
 export const never: AbortSignal = new AbortController().signal;
 
-const silent = pino({ level: 'silent' });
+export const silent: Logger = pino({ level: 'silent' });
 
 export class TestStore {
   readonly home: string;
   readonly config: EngineConfig;
   engine: Engine;
+  private running = true;
 
   private constructor(home: string, config: EngineConfig, engine: Engine) {
     this.home = home;
@@ -64,15 +65,28 @@ export class TestStore {
     return new TestStore(home, config, await Engine.open(config, silent));
   }
 
-  /** Ends the engine and starts another one on the same root, perhaps with other settings. */
-  async reopen(change: Partial<EngineConfig> = {}): Promise<void> {
-    await this.engine.close();
+  /** Starts an engine on the root of the one that was stopped, perhaps with other settings. */
+  async start(change: Partial<EngineConfig> = {}): Promise<void> {
     this.engine = await Engine.open({ ...this.config, ...change }, silent);
+    this.running = true;
   }
 
-  /** Ends the engine and removes everything, whatever is still mounted. */
-  async remove(): Promise<void> {
+  /** Ends the engine; what it mounted stays. */
+  async stop(): Promise<void> {
+    if (!this.running) return;
+    this.running = false;
     await this.engine.close();
+  }
+
+  /** Ends the engine and starts another one. */
+  async reopen(change: Partial<EngineConfig> = {}): Promise<void> {
+    await this.stop();
+    await this.start(change);
+  }
+
+  /** Removes everything, whatever is still mounted. */
+  async remove(): Promise<void> {
+    await this.stop();
     await removeStore(this.home);
   }
 
