@@ -23,6 +23,7 @@ import { Checker } from './store/checker.js';
 import { Collector } from './store/collector.js';
 import { Containers } from './store/containers.js';
 import type { StoreContext } from './store/context.js';
+import { Discards } from './store/discards.js';
 import { DiskReporter } from './store/disk-report.js';
 import { EventLog } from './store/event-log.js';
 import { Explainer } from './store/why.js';
@@ -89,7 +90,8 @@ export class Engine implements EngineApi {
     this.listing = new LayerListing(context);
     this.leaseStore = new Leases(context);
     const trees = new Trees(context);
-    this.containerStore = new Containers(context, trees);
+    const discards = new Discards(context);
+    this.containerStore = new Containers(context, { trees, discards });
     this.imageStore = new Images(context, new Chains(context, this.layerStore));
     this.archives = lazily(() =>
       openArchives(context, {
@@ -99,7 +101,7 @@ export class Engine implements EngineApi {
         containers: this.containerStore,
       }),
     );
-    this.collector = new Collector(context, trees, collectorSettings(config));
+    this.collector = new Collector(context, { trees, discards }, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
     this.explainer = new Explainer(context);

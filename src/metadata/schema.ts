@@ -37,8 +37,9 @@ export const MIGRATIONS: readonly string[] = [
     UNIQUE (layer_id, driver, inherited)
   ) STRICT;
 
+  -- ids are never used again: what a stack holds may be remembered by its id
   CREATE TABLE stack (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     parent_id INTEGER REFERENCES stack (id),
     stored_layer_id INTEGER NOT NULL REFERENCES stored_layer (id),
     depth INTEGER NOT NULL,

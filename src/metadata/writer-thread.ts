@@ -6,7 +6,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { toLayerdError, type ErrorBody } from '../core/errors.js';
 import type { EngineEvent } from '../core/words.js';
 import { candidateClock, openWriter } from './database.js';
-import { operations, type OperationName } from './operations/index.js';
+import { LOST_WITH_POWER, operations, type OperationName } from './operations/index.js';
 import type { Transaction } from './operations/transaction.js';
 import { Sql, sqlError } from './sql.js';
 
@@ -63,6 +63,7 @@ function commit(sql: Sql, batch: Extract<ToWriter, { operation: OperationName }>
   };
   candidateClock.since = tx.now;
   try {
+    waitForDisk(sql, !batch.every(({ operation }) => LOST_WITH_POWER.has(operation)));
     sql.db
       .transaction(() => {
         answers = batch.map((message) => runOne(tx, message));
@@ -74,6 +75,15 @@ function commit(sql: Sql, batch: Extract<ToWriter, { operation: OperationName }>
     events = false;
   }
   post({ answers, events });
+}
+
+let waiting = true;
+
+/** Whether the next commit waits until it is on disk. One that does brings those before it with it. */
+function waitForDisk(sql: Sql, wait: boolean): void {
+  if (wait === waiting) return;
+  sql.db.pragma(`synchronous = ${wait ? 'FULL' : 'NORMAL'}`);
+  waiting = wait;
 }
 
 function runOne(tx: Transaction, message: Extract<ToWriter, { operation: OperationName }>): Answer {

@@ -6,6 +6,7 @@ import { toLayerdError } from '../core/errors.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
+import type { Discards } from './discards.js';
 import type { Trees } from './trees.js';
 
 export interface CollectorSettings {
@@ -22,15 +23,17 @@ const SOON_MS = 2_000;
 export class Collector {
   private readonly context: StoreContext;
   private readonly trees: Trees;
+  private readonly discards: Discards;
   private settings: CollectorSettings;
   private timer: { handle: NodeJS.Timeout; at: number } | null = null;
   private running: Promise<unknown> = Promise.resolve();
   private sweeping: Promise<void> | null = null;
   private readonly closing = new AbortController();
 
-  constructor(context: StoreContext, trees: Trees, settings: CollectorSettings) {
+  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards }, settings: CollectorSettings) {
     this.context = context;
-    this.trees = trees;
+    this.trees = parts.trees;
+    this.discards = parts.discards;
     this.settings = settings;
   }
 
@@ -57,6 +60,7 @@ export class Collector {
     this.stop();
     await this.running;
     await this.sweeping;
+    await this.discards.settled();
   }
 
   /** Collects now. Passes run one after the other. */
@@ -65,6 +69,7 @@ export class Collector {
     this.running = pass.catch(() => undefined);
     const report = await pass;
     if (options.dryRun === true) return report;
+    await this.discards.settled();
     const swept = this.sweep();
     if (options.wait !== true) return report;
     await swept;

@@ -12,15 +12,17 @@ import type {
   MountResult,
   Usage,
 } from '../core/words.js';
-import type { MountChange } from '../metadata/operations/containers.js';
+import type { MountChange, NewContainer } from '../metadata/operations/containers.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { ImageRow } from '../metadata/rows.js';
 import { byteChannel, readBytes } from '../workers/byte-channel.js';
 import { newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
+import type { Discards } from './discards.js';
 import { streamOf } from './layers.js';
 import type { Trees } from './trees.js';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
+const ID = /^[0-9a-f]{64}$/;
 const ID_PREFIX = /^[0-9a-f]{1,64}$/;
 
 type StreamingJob = 'snapshot.changes' | 'snapshot.diff' | 'snapshot.export';
@@ -28,12 +30,14 @@ type StreamingJob = 'snapshot.changes' | 'snapshot.diff' | 'snapshot.export';
 export class Containers {
   private readonly context: StoreContext;
   private readonly trees: Trees;
+  private readonly discards: Discards;
   /** What happens to one container happens one after the other. */
   private readonly locks = new KeyedLock();
 
-  constructor(context: StoreContext, trees: Trees) {
+  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards }) {
     this.context = context;
-    this.trees = trees;
+    this.trees = parts.trees;
+    this.discards = parts.discards;
   }
 
   /** Makes a container from an image. `image` is what it was asked for by. */
@@ -47,7 +51,7 @@ export class Containers {
         hint: 'Letters, digits, and behind the first also _ . - ; at most 128.',
       });
     }
-    if (reader.containerByName(name) !== undefined) throw nameTaken(name);
+    if (options.name !== undefined && reader.containerByName(name) !== undefined) throw nameTaken(name);
     const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
     const dir = newDir();
     const spec: SnapshotSpec = {
@@ -57,33 +61,34 @@ export class Containers {
       sizeLimit: options.sizeLimit ?? null,
       volatile: options.volatile ?? false,
     };
-    const make = async (): Promise<void> => {
-      await pool.run('short', 'snapshot.create', { driver, spec });
-      await writer.run('addContainer', {
-        id,
-        name,
-        imageId: row.image_id,
-        image,
-        labels: options.labels ?? {},
-        dir,
-        driver,
-        chainId: chain?.id ?? null,
-        stackId: chain?.stack_id ?? null,
-        readOnly: spec.readOnly,
-        volatile: spec.volatile,
-        sizeLimit: spec.sizeLimit,
-      });
+    const container: NewContainer = {
+      id,
+      name,
+      imageId: row.image_id,
+      image,
+      labels: options.labels ?? {},
+      dir,
+      driver,
+      chainId: chain?.id ?? null,
+      stackId: chain?.stack_id ?? null,
+      readOnly: spec.readOnly,
+      volatile: spec.volatile,
+      sizeLimit: spec.sizeLimit,
     };
     staging.add(dir);
     try {
-      await this.trees.using({ driver, stack: spec.stack }, make);
+      const created = await this.trees.using({ driver, stack: spec.stack }, async () => {
+        await pool.run('short', 'snapshot.create', { driver, spec });
+        return writer.run('addContainer', container);
+      });
+      const { imageId, labels, readOnly } = container;
+      return { id, name, imageId, image, created, readOnly, labels, mounts: 0, path: null, driver };
     } catch (thrown) {
-      await this.throwAway({ driver, spec });
+      this.discards.begin({ driver, spec });
       throw thrown;
     } finally {
       staging.delete(dir);
     }
-    return this.summary(this.find(id));
   }
 
   /** By id, unique prefix of an id, or name. Throws CONTAINER_NOT_FOUND, AMBIGUOUS_ID. */
@@ -167,11 +172,12 @@ export class Containers {
           hint: 'Unmount it first, or force the removal.',
         });
       }
-      const snapshot = snapshotOf(this.context.reader, row);
+      const { reader, pool, writer } = this.context;
+      const snapshot = snapshotOf(reader, row);
       // First what can be refused (a busy mount), then the row, then the directory.
-      await this.context.pool.run('unmount', 'snapshot.release', { ...snapshot, force });
-      await this.context.writer.run('removeContainer', { id: row.id });
-      await this.throwAway(snapshot);
+      if (mounts > 0 || force) await pool.run('unmount', 'snapshot.release', { ...snapshot, force });
+      await writer.run('removeContainer', { id: row.id });
+      this.discards.begin(snapshot);
       return { id: row.id };
     });
   }
@@ -199,8 +205,8 @@ export class Containers {
 
   /** Runs `work` while nothing else happens to the container. */
   locked<T>(text: string, work: (row: ContainerWithSnapshot) => Promise<T>): Promise<T> {
-    const { id } = this.find(text);
-    // Found again under the lock: it may have gone, or been mounted, meanwhile.
+    const id = ID.test(text) ? text : this.find(text).id;
+    // Found (again) under the lock: it may have gone, or been mounted, meanwhile.
     return this.locks.run(id, () => work(this.find(id)));
   }
 
@@ -233,10 +239,6 @@ export class Containers {
 
   private countMount(row: ContainerWithSnapshot, change: MountChange): Promise<number> {
     return this.context.writer.run('countMount', { id: row.id, boot: this.context.boot, ...change });
-  }
-
-  private async throwAway({ spec }: { driver: string; spec: SnapshotSpec }): Promise<void> {
-    await this.context.pool.run('short', 'trash.move', { layers: [], snapshots: [spec.dir], trees: [], blobs: [] });
   }
 }
 

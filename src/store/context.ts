@@ -45,9 +45,28 @@ export function storedLayer(row: StackedRow): StoredLayer {
 
 const PLAIN_ROOT: RootAttributes = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 } };
 
+type Stack = Pick<SnapshotSpec, 'stack' | 'root'>;
+
+/** Stacks never change, and their ids are never used again. */
+const KNOWN_STACKS = 128;
+const known = new WeakMap<MetadataReader, Map<number, Stack>>();
+
 /** What a snapshot lies on: its stored layers, bottom first, and the attributes of its root. */
-export function stackOf(reader: MetadataReader, stackId: number | null): Pick<SnapshotSpec, 'stack' | 'root'> {
-  const rows = stackId === null ? [] : reader.stack(stackId);
+export function stackOf(reader: MetadataReader, stackId: number | null): Stack {
+  if (stackId === null) return { stack: [], root: PLAIN_ROOT };
+  const stacks = known.get(reader) ?? new Map<number, Stack>();
+  known.set(reader, stacks);
+  const stack = stacks.get(stackId) ?? readStack(reader, stackId);
+  // the one that was used last is the last to go
+  stacks.delete(stackId);
+  stacks.set(stackId, stack);
+  const [first] = stacks.keys();
+  if (stacks.size > KNOWN_STACKS && first !== undefined) stacks.delete(first);
+  return stack;
+}
+
+function readStack(reader: MetadataReader, stackId: number): Stack {
+  const rows = reader.stack(stackId);
   const listed = rows.findLast((row) => row.root !== null)?.root;
   const root = typeof listed === 'string' ? (JSON.parse(listed) as RootAttributes) : PLAIN_ROOT;
   return { stack: rows.map(storedLayer), root };

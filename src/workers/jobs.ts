@@ -15,7 +15,7 @@ export function createJobs(settings: WorkerSettings) {
   const drivers = createDrivers(places, settings.driverOptions);
   return {
     ...layerJobs(drivers, places, settings.limits),
-    ...snapshotJobs(drivers),
+    ...snapshotJobs(drivers, places),
     ...diskJobs(drivers, places),
 
     /** Tries every driver on this machine. */

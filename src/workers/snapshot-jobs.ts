@@ -1,7 +1,9 @@
 import type { Drivers } from '../../drivers/index.js';
 import type { SnapshotSpec } from '../../drivers/driver.js';
+import type { Places } from '../core/places.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../core/words.js';
 import { ingest, type Ingested } from '../content/ingest.js';
+import { moveToTrash } from '../disk/trash.js';
 import { freezeCgroup } from '../linux/cgroup.js';
 import { pumpBytes } from './byte-channel.js';
 import { portOf, type JobContext } from './job.js';
@@ -24,7 +26,7 @@ export interface CommitSnapshotArgs extends SnapshotArgs {
 const CHANGES_PER_CHUNK = 500;
 
 /** Calls on snapshots. */
-export function snapshotJobs(drivers: Drivers) {
+export function snapshotJobs(drivers: Drivers, places: Places) {
   const keeper = (args: SnapshotArgs) => drivers(args.driver).snapshots;
   return {
     'snapshot.create': async (args: SnapshotArgs): Promise<void> => keeper(args).create(args.spec),
@@ -39,6 +41,12 @@ export function snapshotJobs(drivers: Drivers) {
 
     'snapshot.release': async (args: SnapshotArgs & { force: boolean }): Promise<void> =>
       keeper(args).release(args.spec, { force: args.force }),
+
+    /** Moves what a removed snapshot leaves into the trash. */
+    'snapshot.discard': async (args: SnapshotArgs): Promise<void> => {
+      keeper(args).release(args.spec, { force: false });
+      moveToTrash(places, { layers: [], snapshots: [args.spec.dir], trees: [], blobs: [] });
+    },
 
     'snapshot.usage': async (args: SnapshotArgs): Promise<Usage> => keeper(args).usage(args.spec),
 

@@ -19,8 +19,8 @@ export interface NewContainer {
   sizeLimit: number | null;
 }
 
-/** Makes a container whose snapshot directory is there and durable known. */
-export function addContainer(tx: Transaction, container: NewContainer): void {
+/** Makes a container whose snapshot directory is there and durable known; returns when it was created. */
+export function addContainer(tx: Transaction, container: NewContainer): number {
   if (tx.sql.get('SELECT 1 FROM container WHERE name = ?', container.name) !== undefined) {
     throw new LayerdError('CONTAINER_EXISTS', `a container named ${container.name} exists`, {
       details: { name: container.name },
@@ -58,6 +58,7 @@ export function addContainer(tx: Transaction, container: NewContainer): void {
     tx.now,
   );
   tx.event('container.create', container.id, { name: container.name, image: container.image });
+  return tx.now;
 }
 
 /** A mount at `path` is held, one is given back, or all of them are. */

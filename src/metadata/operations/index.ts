@@ -13,6 +13,7 @@ import {
   holdPresentLayer,
   markDamaged,
 } from './layers.js';
+import { moveChain, noteDriver } from './migrate.js';
 import { addLease, removeInternalLeases, removeLease, updateLease } from './leases.js';
 
 export const operations = {
@@ -24,6 +25,8 @@ export const operations = {
   healStoredLayer,
   fixInherited,
   extendChain,
+  moveChain,
+  noteDriver,
   addImage,
   tagImage,
   removeImage,
@@ -39,6 +42,12 @@ export const operations = {
   trimEvents,
   ping,
 } as const;
+
+/**
+ * Operations whose effect a power cut ends anyway, as it ends the mounts that they count: their commit need not wait for
+ * the disk. It outlives the process all the same.
+ */
+export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set(['countMount', 'ping']);
 
 export type OperationName = keyof typeof operations;
 export type OperationArgs<K extends OperationName> = Parameters<(typeof operations)[K]>[1];
