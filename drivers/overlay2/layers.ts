@@ -126,6 +126,8 @@ function faultOfError(thrown: unknown): LayerFault {
     const code = thrown.details['catalog'] === true ? 'CATALOG_CORRUPT' : 'LAYER_CORRUPT';
     return { ...corrupt(String(thrown.details['path'] ?? ''), thrown.message), code };
   }
+  // Files of the tree that are gone have been told by then.
+  if (isErrno(thrown, 'ENOENT')) return { ...corrupt('catalog', 'the catalog is not there'), code: 'CATALOG_CORRUPT' };
   if (isErrno(thrown, 'EIO', 'EUCLEAN', 'EBADMSG')) return corrupt('', toLayerdError(thrown).message);
   throw thrown;
 }

@@ -57,9 +57,9 @@ export class ProgressView {
   private draw(now: boolean): void {
     if (!now && this.now() - this.lastDraw < REDRAW_MS) return;
     this.lastDraw = this.now();
-    const width = (this.screen.columns ?? 80) - 1;
+    const width = sizeOr(this.screen.columns, 80) - 1;
     // no more lines than fit: what scrolled away cannot be drawn again; what is done gives way first
-    const room = Math.max(1, (this.screen.rows ?? 24) - 1);
+    const room = Math.max(1, sizeOr(this.screen.rows, 24) - 1);
     const steps = [...this.steps.values()];
     const surplus = steps.length - room;
     const leaving = new Set(steps.filter(isDone).slice(0, Math.max(0, surplus)));
@@ -82,6 +82,11 @@ export class ProgressView {
     const fraction = total === 0 ? 1 : done / total;
     return `${name} ${bar(fraction)} ${amount(done, step)}/${amount(total, step)}${rateText(rate, step)}${left}`;
   }
+}
+
+/** A terminal that does not know its size says 0, or nothing. */
+function sizeOr(size: number | undefined, fallback: number): number {
+  return size === undefined || size === 0 ? fallback : size;
 }
 
 function isDone({ done, total, phase }: Progress): boolean {

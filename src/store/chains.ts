@@ -56,13 +56,13 @@ export class Chains {
       if (same !== undefined) return same;
       const open = copies.find((row) => row.inherited === 'open');
       if (open !== undefined) {
-        await pool.run('bulk', 'layer.inherit', { layer: storedLayer(open), directories });
-        await writer.run('fixInherited', { dir: open.dir, inherited: digest });
+        const facts = await pool.run('bulk', 'layer.inherit', { layer: storedLayer(open), directories });
+        await writer.run('fixInherited', { dir: open.dir, inherited: digest, ...facts });
         return { ...open, inherited: digest };
       }
       return this.layers.inStaging(async (dir) => {
-        const { facts } = await this.layers.copy(storedLayer(whole), whole.driver, dir);
-        await pool.run('bulk', 'layer.inherit', { layer: { ...storedLayer(whole), dir }, directories });
+        await this.layers.copy(storedLayer(whole), whole.driver, dir);
+        const facts = await pool.run('bulk', 'layer.inherit', { layer: { ...storedLayer(whole), dir }, directories });
         const variant = { layerId: layer.id, driver: whole.driver, dir, inherited: digest, ...facts };
         const id = await writer.run('addVariant', variant);
         return { ...whole, id, dir, inherited: digest };

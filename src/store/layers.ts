@@ -213,16 +213,18 @@ export class Layers {
   private async replace(damaged: StackedRow, dir: string, facts: StoredFacts): Promise<void> {
     const { pool, writer } = this.context;
     const fresh = { ...storedLayer(damaged), dir };
-    if (damaged.inherited !== '' && damaged.inherited !== 'open') await this.inheritAsBefore(damaged, fresh);
+    const inherits = damaged.inherited !== '' && damaged.inherited !== 'open';
+    const { disk, inodes } = inherits ? await this.inheritAsBefore(damaged, fresh) : facts;
     await pool.run('short', 'layer.exchange', { fresh, damaged: storedLayer(damaged) });
-    await writer.run('healStoredLayer', { dir: damaged.dir, disk: facts.disk, inodes: facts.inodes });
+    await writer.run('healStoredLayer', { dir: damaged.dir, disk, inodes });
   }
 
-  private async inheritAsBefore(damaged: StackedRow, fresh: StoredLayer): Promise<void> {
+  private async inheritAsBefore(damaged: StackedRow, fresh: StoredLayer): Promise<StoredFacts> {
     const { reader, pool } = this.context;
     const below = reader.stackBelow(damaged.id).map(storedLayer).toReversed();
-    const { directories } = await pool.run('bulk', 'layer.inheritance', { layer: fresh, below });
-    await pool.run('bulk', 'layer.inherit', { layer: fresh, directories });
+    const before = { dir: damaged.dir, digest: damaged.inherited };
+    const { directories } = await pool.run('bulk', 'layer.inheritance', { layer: fresh, below, before });
+    return pool.run('bulk', 'layer.inherit', { layer: fresh, directories });
   }
 
   /** The same layer once more, in a fresh directory. */

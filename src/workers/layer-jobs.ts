@@ -3,6 +3,7 @@ import type { Drivers } from '../../drivers/index.js';
 import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { toBuffer } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
+import { LayerdError } from '../core/errors.js';
 import type { EngineConfig } from '../core/engine-config.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
@@ -10,9 +11,11 @@ import { KeptBlob } from '../content/kept-blob.js';
 import { catalogFile, catalogTree } from '../content/catalog-file.js';
 import { fileSource } from '../content/file-source.js';
 import { ingest, type Expectation, type Ingested } from '../content/ingest.js';
+import { inheritedFile, readInherited } from '../content/inherited.js';
 import { inheritedDirectories } from '../content/merge.js';
-import type { InheritedDirectory } from '../content/sink.js';
+import type { InheritedDirectory, StoredFacts } from '../content/sink.js';
 import type { ByteSource } from '../content/source.js';
+import { measureTree } from '../disk/usage.js';
 import { pumpBytes, readBytes } from './byte-channel.js';
 import { portOf, type JobContext } from './job.js';
 
@@ -91,8 +94,21 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
         context,
       ),
 
-    /** What the layer's implied directories take from the layers below, and a digest of it to tell copies apart. */
-    'layer.inheritance': async (args: { layer: StoredLayer; below: StoredLayer[] }) => {
+    /**
+     * What the layer's implied directories take from the layers below, and a digest of it to tell copies apart. Of a
+     * copy that is made again, what the copy `before` wrote down is taken first, if it proves to be that: the layers
+     * below may be as damaged as it is.
+     */
+    'layer.inheritance': async (args: {
+      layer: StoredLayer;
+      below: StoredLayer[];
+      before?: { dir: string; digest: string };
+    }): Promise<{ directories: InheritedDirectory[]; digest: string }> => {
+      const { before } = args;
+      const noted = before === undefined ? null : notedInheritance(places.layer(before.dir));
+      if (before !== undefined && noted !== null && inheritanceDigest(noted) === before.digest) {
+        return { directories: noted, digest: before.digest };
+      }
       const trees = [];
       for (const layer of args.below) {
         trees.push(await catalogTree(catalogFile(places.layer(layer.dir))));
@@ -102,8 +118,11 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
       return { directories, digest: inheritanceDigest(directories) };
     },
 
-    'layer.inherit': async (args: { layer: StoredLayer; directories: InheritedDirectory[] }): Promise<void> =>
-      keeper(args.layer).inherit(args.layer, args.directories),
+    /** What the copy occupies afterwards: what it inherits is written down beside it. */
+    'layer.inherit': async (args: { layer: StoredLayer; directories: InheritedDirectory[] }): Promise<StoredFacts> => {
+      await keeper(args.layer).inherit(args.layer, args.directories);
+      return measureTree(places.layer(args.layer.dir));
+    },
 
     /** Streams the tar to the port. */
     'layer.tar': async (args: { layer: StoredLayer }, context: JobContext): Promise<void> =>
@@ -126,6 +145,16 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
     'layer.repair': async (args: { layer: StoredLayer }): Promise<LayerFault[]> =>
       keeper(args.layer).repair(args.layer),
   };
+}
+
+/** What a copy wrote down of what it inherited; null where that is lost. */
+function notedInheritance(directory: string): InheritedDirectory[] | null {
+  try {
+    return readInherited(inheritedFile(directory))?.directories ?? [];
+  } catch (thrown) {
+    if (thrown instanceof LayerdError && thrown.code === 'LAYER_DAMAGED') return null;
+    throw thrown;
+  }
 }
 
 /** Tells copies of a layer apart whose implied directories have other attributes. */

@@ -102,10 +102,14 @@ describe('exit codes', () => {
 });
 
 /** A view, the clock that it reads, and what it wrote. */
-function view(tty: boolean, rows = 24): { view: ProgressView; tick: (ms: number) => void; written: () => string } {
+function view(
+  tty: boolean,
+  rows = 24,
+  columns = 100,
+): { view: ProgressView; tick: (ms: number) => void; written: () => string } {
   let now = 0;
   let text = '';
-  const screen = { isTTY: tty, columns: 100, rows, write: (more: string) => (text += more) };
+  const screen = { isTTY: tty, columns, rows, write: (more: string) => (text += more) };
   return { view: new ProgressView(screen, () => now), tick: (ms) => (now += ms), written: () => text };
 }
 
@@ -142,6 +146,18 @@ describe('progress', () => {
     shown.update(step(4_000_000, 4_000_000));
     shown.end();
     expect(written().endsWith(`[${'='.repeat(24)}] 4.00 MB\u001b[K\n\u001b[J`)).toBe(true);
+  });
+
+  it('takes a terminal without a size for one of 80 columns', () => {
+    const { view: shown, tick, written } = view(true, 0, 0);
+    shown.update(step(0, 4_000_000));
+    tick(1_000);
+    shown.update(step(1_000_000, 4_000_000));
+    shown.update(step(5, 10, { subject: sha256('other') }));
+    shown.end();
+    expect(written()).toContain('1.00 MB/4.00 MB  1.00 MB/s');
+    expect(written().endsWith('\u001b[J')).toBe(true);
+    expect(written().split('\u001b[1A').at(-1)?.match(/\n/g)).toHaveLength(2);
   });
 
   it('never draws more lines than fit, and drops those that are done first', () => {

@@ -156,6 +156,15 @@ export function healStoredLayer(tx: Transaction, args: { dir: string; disk: numb
 }
 
 /** Fixes the inherited attributes of a copy that no chain uses yet. */
-export function fixInherited(tx: Transaction, args: { dir: string; inherited: string }): void {
-  tx.sql.run('UPDATE stored_layer SET inherited = ? WHERE dir = ?', args.inherited, args.dir);
+export function fixInherited(
+  tx: Transaction,
+  args: { dir: string; inherited: string; disk: number; inodes: number },
+): void {
+  tx.sql.run(
+    'UPDATE stored_layer SET inherited = ?, disk = ?, inodes = ? WHERE dir = ?',
+    args.inherited,
+    args.disk,
+    args.inodes,
+    args.dir,
+  );
 }
