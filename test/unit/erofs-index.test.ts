@@ -346,6 +346,15 @@ describeWith('the index of a layer', [needsRoot(), needsErofs(), needsFsckErofs(
     expect(indexMatches(layerOf(files))).toBe(false);
   });
 
+  it('is what dump.erofs reads', async () => {
+    using scratch = new Scratch();
+    const files = index(scratch, tarOf([{ path: 'dir/file', content: Buffer.alloc(1234), uid: 70_000, mode: 0o711 }]));
+    const dump = (...options: string[]) =>
+      execFileSync('dump.erofs', [`--device=${files.tar}`, ...options, files.index], { encoding: 'utf8' });
+    expect(dump('-s')).toMatch(/blocksize: +512\n[^]*root nid: +48\n[^]*inode count: +4\n/);
+    expect(dump('--path=/d/dir/file')).toMatch(/Size: 1234 [^]*Uid: 70000 [^]*Access: 0711/);
+  });
+
   it('of an empty layer is an empty directory', async () => {
     using scratch = new Scratch();
     writeFileSync(scratch.at('a.tar'), endOfArchive());
