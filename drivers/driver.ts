@@ -71,6 +71,11 @@ export interface DriverProperties {
   renamesLowerDirectories: boolean;
   /** Hard links between files of one lower layer survive the copy-up of one name. */
   hardLinksSurviveCopyUp: boolean;
+  /**
+   * An ACL can be set on a file that comes from a layer. Where layers lie on a read-only file system, overlay takes one
+   * only once something else has copied the file up.
+   */
+  setsAclsOnLayerFiles: boolean;
   /** Every attribute is on disk; false where Node alone keeps some in the catalog only. */
   fullFidelity: boolean;
   /** Deepest stack it serves. */
@@ -121,6 +126,11 @@ export type KeeperOf = (layer: StoredLayer) => LayerKeeper;
 export interface SnapshotKeeper {
   /** Makes `s/DIR` for the snapshot; durable when it returns. */
   create(spec: SnapshotSpec): Promise<void>;
+  /**
+   * Makes `s/DIR` for each of `dirs`, all durable when it returns, for snapshots to come that differ from `spec` in nothing
+   * but their directory. Only where that is what `create` does.
+   */
+  createAhead?(spec: SnapshotSpec, dirs: readonly string[]): Promise<void>;
   /** The mount instructions of the snapshot; the same answer every time. Makes sure that the lowers are there. */
   instructions(spec: SnapshotSpec): MountInstruction[];
   /** Mounts the merged root at `m/DIR` (idempotent) and returns the path of the root. */
@@ -178,6 +188,8 @@ export interface DriverModule {
   readonly name: DriverName;
   /** `auto` may choose it; others are there for those who ask for them. */
   readonly auto: boolean;
+  /** Its layers are directories that overlay takes as lowers, and its snapshots need such; else it makes trees of any layers. */
+  readonly overlays: boolean;
   /** Really tries (a mount of a tiny layer) below the given places; leaves nothing behind. */
   probe(places: Places, options: DriverOptions): ProbeResult;
   create(context: DriverContext): Driver;

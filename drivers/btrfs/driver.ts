@@ -6,7 +6,7 @@ import { BtrfsSnapshots } from './snapshots.js';
 import { BtrfsTrees } from './trees.js';
 
 /** Layers as tars, a read-only subvolume per chain, a snapshot of it per container: a root on btrfs. */
-export const btrfsDriver: DriverModule = { name: 'btrfs', auto: false, probe: probeBtrfs, create: createBtrfs };
+export const btrfsDriver: DriverModule = { name: 'btrfs', auto: false, overlays: false, probe: probeBtrfs, create: createBtrfs };
 
 function createBtrfs(context: DriverContext): Driver {
   const trees = new BtrfsTrees('btrfs', context, linuxTools);
@@ -19,6 +19,7 @@ function createBtrfs(context: DriverContext): Driver {
       mountInstructions: true,
       renamesLowerDirectories: true,
       hardLinksSurviveCopyUp: true,
+      setsAclsOnLayerFiles: true,
       fullFidelity: true,
       maxDepth: Number.MAX_SAFE_INTEGER,
     },

@@ -9,7 +9,7 @@ import { CopySnapshots } from './snapshots.js';
 import { CopyTrees } from './trees.js';
 
 /** Layers as tars, a tree per chain, a clone of it per container: everywhere. */
-export const copyDriver: DriverModule = { name: 'copy', auto: true, probe: probeCopy, create: createCopy };
+export const copyDriver: DriverModule = { name: 'copy', auto: true, overlays: false, probe: probeCopy, create: createCopy };
 
 function createCopy(context: DriverContext): Driver {
   const ffi = usesFfi(context.options);
@@ -24,6 +24,7 @@ function createCopy(context: DriverContext): Driver {
       mountInstructions: ffi,
       renamesLowerDirectories: true,
       hardLinksSurviveCopyUp: true,
+      setsAclsOnLayerFiles: true,
       fullFidelity: ffi,
       maxDepth: Number.MAX_SAFE_INTEGER,
     },

@@ -1,8 +1,9 @@
 /**
- * Snapshots as clones of their chain's tree; s/DIR/state says when it was cloned. What has a later ctime was touched
- * since; what then differs from the tree it was cloned from is a change.
+ * Snapshots as clones of their chain's tree. s/DIR/state has inode number and ctime of every path as it was cloned: what
+ * still has both at the same path was not touched, whatever the clock did meanwhile; a renamed directory takes what is
+ * in it to other paths.
  */
-import { readFileSync, renameSync, writeFileSync, type BigIntStats } from 'node:fs';
+import { readFileSync, writeFileSync, type BigIntStats } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MergedNode } from '../../src/content/merge.js';
@@ -40,28 +41,47 @@ export class CopySnapshots extends TreeSnapshots {
     return { bytes: disk, inodes };
   }
 
-  protected untouchedSince(spec: SnapshotSpec): (path: ByteString, stat: BigIntStats) => boolean {
-    const { clonedNs } = JSON.parse(readFileSync(this.state(spec), 'utf8')) as { clonedNs: string };
-    const cloned = BigInt(clonedNs);
-    return (_path, { ctimeNs }) => ctimeNs <= cloned;
+  protected untouchedSince(
+    spec: SnapshotSpec,
+    _pristine: Disk,
+    merged: MergedNode,
+  ): (path: ByteString, stat: BigIntStats) => boolean {
+    const state = readFileSync(this.state(spec));
+    const offsets = new Map<ByteString, number>();
+    for (const path of pathsOf(merged)) offsets.set(path, offsets.size * STATE_BYTES);
+    return (path, { ino, ctimeNs }) => {
+      const at = offsets.get(path);
+      return at !== undefined && state.readBigUInt64LE(at) === ino && state.readBigInt64LE(at + 8) === ctimeNs;
+    };
   }
 
   private state(spec: SnapshotSpec): string {
     return join(this.context.places.snapshot(spec.dir), 'state');
   }
 
-  /** Notes the latest ctime of the clone, and lets the kernel's clock tick, so that every later change has a later one. */
+  /** Notes what was cloned, and lets the kernel's clock tick, so that every later change has another ctime. */
   private async noteClone(spec: SnapshotSpec, disk: Disk, merged: MergedNode): Promise<void> {
-    let latest = disk.stat('' as ByteString)?.ctimeNs ?? 0n;
-    for (const [path] of walkMerged(merged)) {
-      const ctime = disk.stat(path)?.ctimeNs ?? 0n;
-      if (ctime > latest) latest = ctime;
+    const paths = [...pathsOf(merged)];
+    const state = Buffer.alloc(paths.length * STATE_BYTES);
+    for (const [index, path] of paths.entries()) {
+      const stat = disk.stat(path);
+      if (stat === null) throw new Error(`${path} was not cloned`);
+      state.writeBigUInt64LE(stat.ino, index * STATE_BYTES);
+      state.writeBigInt64LE(stat.ctimeNs, index * STATE_BYTES + 8);
     }
-    const part = `${this.state(spec)}.new`;
-    writeFileSync(part, JSON.stringify({ clonedNs: String(latest) }));
-    renameSync(part, this.state(spec));
+    writeFileSync(this.state(spec), state);
+    this.tools.sync(this.state(spec));
     await sleep(CLOCK_TICK_MS);
   }
+}
+
+/** Of one path: inode number and ctime in nanoseconds. */
+const STATE_BYTES = 16;
+
+/** In the order of the state file. */
+function* pathsOf(merged: MergedNode): Generator<ByteString> {
+  yield '' as ByteString;
+  for (const [path] of walkMerged(merged)) yield path;
 }
 
 function noSizeLimit(): LayerdError {

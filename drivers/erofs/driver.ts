@@ -7,6 +7,7 @@ import { ErofsSnapshots } from './snapshots.js';
 export const erofsDriver: DriverModule = {
   name: 'erofs',
   auto: true,
+  overlays: true,
   probe: probeErofs,
   create: (context: DriverContext): Driver => {
     const layers = new ErofsLayers(context.places, context.options.erofs);
@@ -19,6 +20,7 @@ export const erofsDriver: DriverModule = {
         mountInstructions: true,
         renamesLowerDirectories: context.options.overlay.redirectDir,
         hardLinksSurviveCopyUp: context.options.overlay.index,
+        setsAclsOnLayerFiles: false,
         fullFidelity: true,
         maxDepth: Number.MAX_SAFE_INTEGER,
       },

@@ -8,6 +8,7 @@ import { probeOverlay2 } from './probe.js';
 export const overlay2Driver: DriverModule = {
   name: 'overlay2',
   auto: true,
+  overlays: true,
   probe: probeOverlay2,
   create: (context: DriverContext): Driver => ({
     name: 'overlay2',
@@ -18,6 +19,7 @@ export const overlay2Driver: DriverModule = {
       mountInstructions: true,
       renamesLowerDirectories: context.options.overlay.redirectDir,
       hardLinksSurviveCopyUp: context.options.overlay.index,
+      setsAclsOnLayerFiles: true,
       fullFidelity: true,
       maxDepth: OVERLAY_MAX_LOWERS,
     },

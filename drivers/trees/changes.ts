@@ -2,6 +2,7 @@
 import { closeSync, readSync, type BigIntStats } from 'node:fs';
 import type { MergedNode } from '../../src/content/merge.js';
 import { joinBytes, type ByteString } from '../../src/core/bytes.js';
+import { isErrno } from '../../src/core/errors.js';
 import type { ChangeKind } from '../../src/core/words.js';
 import type { Disk, DiskAttributes } from './disk.js';
 
@@ -27,13 +28,45 @@ export interface Comparison {
 
 /**
  * Every path, in byte order of the whole paths' components, parents first, the root too. A directory is changed when its
- * own attributes are, or anything directly or deeper below it: as an overlay's upper has it.
+ * own attributes are, or anything directly or deeper below it, and a name when another name of its inode is: as an
+ * overlay's upper has it.
  */
-export function* compare(comparison: Comparison): Generator<Finding> {
+export function compare(comparison: Comparison): Finding[] {
   const { disk, merged } = comparison;
+  const findings = [...compareDirectory(comparison, ROOT, merged)];
+  markLinked(findings);
   const stat = disk.stat(ROOT);
-  if (stat !== null) yield { path: ROOT, kind: changeOfRoot(comparison, stat), merged, stat };
-  yield* compareDirectory(comparison, ROOT, merged);
+  if (stat !== null) findings.unshift({ path: ROOT, kind: changeOfRoot(comparison, stat), merged, stat });
+  return findings;
+}
+
+/** Without the other names of a changed inode the layer would lose the link between them. */
+function markLinked(findings: readonly Finding[]): void {
+  const changed = new Set(findings.flatMap(({ kind, stat }) => (kind === 'same' ? [] : linkedInode(stat))));
+  if (changed.size === 0) return;
+  const byPath = new Map(findings.map((finding) => [finding.path, finding]));
+  for (const { path, stat } of findings) {
+    if (!linkedInode(stat).some((inode) => changed.has(inode))) continue;
+    for (let at = path; at !== ROOT; at = at.slice(0, Math.max(0, at.lastIndexOf('/'))) as ByteString) {
+      const finding = byPath.get(at);
+      if (finding?.kind === 'same') finding.kind = 'C';
+    }
+  }
+}
+
+/** The inode of a name that may not be its only one. */
+function linkedInode(stat: BigIntStats | null): string[] {
+  return stat !== null && isLinked(stat) ? [inodeOf(stat)] : [];
+}
+
+/** A name of several that lead to one inode. */
+export function isLinked(stat: BigIntStats): boolean {
+  return stat.nlink > 1n && !stat.isDirectory();
+}
+
+/** Subvolumes of btrfs number their inodes by themselves. */
+export function inodeOf(stat: BigIntStats): string {
+  return `${stat.dev}:${stat.ino}`;
 }
 
 const ROOT = '' as ByteString;
@@ -64,6 +97,16 @@ function* compareDirectory(c: Comparison, path: ByteString, merged: MergedNode |
   }
 }
 
+/** Null for what a container removed, or replaced by something of another kind, while it was read. */
+export function ifThere<T>(read: () => T): T | null {
+  try {
+    return read();
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT', 'ENOTDIR', 'ELOOP', 'EINVAL', 'EISDIR')) return null;
+    throw thrown;
+  }
+}
+
 function* comparePath(
   c: Comparison,
   path: ByteString,
@@ -72,12 +115,15 @@ function* comparePath(
 ): Generator<Finding> {
   const same = expected !== null && c.disk.kindOf(expected.node) === kindOf(stat) ? expected : null;
   if (!stat.isDirectory()) {
-    yield { path, kind: kindOfChange(expected, same !== null && isUntouched(c, path, stat, same)), merged: same, stat };
+    const untouched = same !== null && (ifThere(() => isUntouched(c, path, stat, same)) ?? false);
+    yield { path, kind: kindOfChange(expected, untouched), merged: same, stat };
     return;
   }
   const below = [...compareDirectory(c, path, same)];
   const untouched =
-    same !== null && below.every((finding) => finding.kind === 'same') && sameAttributes(c, path, stat, same);
+    same !== null &&
+    below.every((finding) => finding.kind === 'same') &&
+    (ifThere(() => sameAttributes(c, path, stat, same)) ?? false);
   yield { path, kind: kindOfChange(expected, untouched), merged: same, stat };
   yield* below;
 }

@@ -10,6 +10,7 @@ import {
   copyFileSync,
   fchmodSync,
   fchownSync,
+  fstatSync,
   fsyncSync,
   ftruncateSync,
   futimesSync,
@@ -18,16 +19,17 @@ import {
   lstatSync,
   lutimesSync,
   mkdirSync,
-  opendirSync,
   openSync,
+  readdirSync,
   readlinkSync,
   symlinkSync,
   utimesSync,
   type BigIntStats,
 } from 'node:fs';
 import type { LayerNode } from '../../src/content/layer-tree.js';
+import { naming } from '../../src/content/node-writer.js';
 import { displayBytes, fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
-import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { isErrno } from '../../src/core/errors.js';
 
 /** What a node has on disk besides its content. */
 export interface DiskAttributes {
@@ -61,12 +63,12 @@ export class Disk {
   }
 
   makeDirectory(path: ByteString): void {
-    this.naming(path, () => mkdirSync(this.at(path), { mode: 0o700 }));
+    naming(path, () => mkdirSync(this.at(path), { mode: 0o700 }));
   }
 
   /** An empty file for a payload; ended by {@link finishFile}. */
   makeFile(path: ByteString): number {
-    return this.naming(path, () => openSync(this.at(path), CREATE, 0o600));
+    return naming(path, () => openSync(this.at(path), CREATE, 0o600));
   }
 
   finishFile(fd: number, node: LayerNode): void {
@@ -86,13 +88,13 @@ export class Disk {
       this.finishFile(this.makeFile(path), node);
       return;
     }
-    this.naming(path, () => symlinkSync(toBuffer(node.linkTarget), this.at(path)));
+    naming(path, () => symlinkSync(toBuffer(node.linkTarget), this.at(path)));
     if (this.root) lchownSync(this.at(path), node.uid, node.gid);
     lutimesSync(this.at(path), secondsOf(node), secondsOf(node));
   }
 
   makeLink(from: ByteString, path: ByteString): void {
-    this.naming(path, () => linkSync(this.at(from), this.at(path, 1)));
+    naming(path, () => linkSync(this.at(from), this.at(path, 1)));
   }
 
   /** Once all children are there: they would change its times. */
@@ -101,11 +103,17 @@ export class Disk {
     if (this.root) lchownSync(at, node.uid, node.gid);
     chmodSync(at, this.modeOf(node));
     utimesSync(at, secondsOf(node), secondsOf(node));
+    const fd = openSync(at, constants.O_RDONLY | constants.O_DIRECTORY);
+    try {
+      fsyncSync(fd); // its names; see finishFile()
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** Takes content and attributes of a file from another tree; blocks are shared where the file system can. */
   cloneFile(from: Disk, path: ByteString, node: LayerNode): void {
-    this.naming(path, () =>
+    naming(path, () =>
       copyFileSync(from.at(path), this.at(path, 1), constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
     );
     this.finishFile(this.reopen(path), node);
@@ -125,23 +133,22 @@ export class Disk {
     return fromBuffer(readlinkSync(this.at(path), { encoding: 'buffer' }));
   }
 
+  /** A regular file to read; EINVAL for anything else that may stand there by now. */
   openFile(path: ByteString): number {
-    return openSync(this.at(path), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const fd = openSync(this.at(path), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    throw Object.assign(new Error(`${displayBytes(path)} is no regular file any more`), { code: 'EINVAL' });
   }
 
-  /** In byte order. */
+  /** In byte order; none where the directory is gone. */
   names(path: ByteString): ByteString[] {
-    const names: ByteString[] = [];
-    // Node reads names as bytes this way; its types lack the option for opendir.
-    const directory = opendirSync(this.at(path), { encoding: 'buffer' as BufferEncoding });
     try {
-      for (let entry = directory.readSync(); entry !== null; entry = directory.readSync()) {
-        names.push(fromBuffer(entry.name as unknown as Buffer));
-      }
-    } finally {
-      directory.closeSync();
+      return readdirSync(this.at(path), { encoding: 'buffer' }).map(fromBuffer).sort();
+    } catch (thrown) {
+      if (isErrno(thrown, 'ENOENT', 'ENOTDIR')) return [];
+      throw thrown;
     }
-    return names.sort();
   }
 
   /** The kind that a node has on disk: devices and fifos are placeholders. */
@@ -172,24 +179,6 @@ export class Disk {
   protected at(path: ByteString, slot: 0 | 1 = 0): Buffer {
     void slot;
     return path === '' ? this.base : Buffer.concat([this.base, SLASH, toBuffer(path)]);
-  }
-
-  /** A name that the file system cannot hold, or cannot tell from another, is refused by that name. */
-  protected naming<T>(path: ByteString, make: () => T): T {
-    try {
-      return make();
-    } catch (thrown) {
-      if (!isErrno(thrown, 'EEXIST', 'EILSEQ', 'EINVAL', 'ENAMETOOLONG')) throw thrown;
-      throw new LayerdError(
-        'NAME_UNSUPPORTED',
-        `the file system cannot hold the name ${displayBytes(path)} of the layer (${(thrown as Error).message})`,
-        {
-          details: { path: displayBytes(path) },
-          hint: 'Put the root on a file system that tells case and bytes of names apart, such as ext4, XFS or btrfs.',
-          cause: thrown,
-        },
-      );
-    }
   }
 
   private reopen(path: ByteString): number {

@@ -1,10 +1,13 @@
-import { closeSync, constants, ftruncateSync, openSync, type BigIntStats } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, type BigIntStats } from 'node:fs';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
 import { LayerNode } from '../../src/content/layer-tree.js';
-import { createSpecial, finishFile, restoreAttributes, setAttributes } from '../../src/content/node-writer.js';
+import { createSpecial, finishFile, naming, restoreAttributes, setAttributes } from '../../src/content/node-writer.js';
 import { isPrivateXattr } from '../../src/content/names.js';
-import { fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
-import { fdPathOf, linkat, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
+import { openUncovered } from '../../src/content/tree-tar.js';
+import { bytesOf, fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
+import { isErrno } from '../../src/core/errors.js';
+import { cloneFile, copyFileRange, dataSegments } from '../../src/linux/extents.js';
+import { fdPathOf, linkat } from '../../src/linux/files.js';
 import { removeTreeSync } from '../../src/linux/rmtree.js';
 import { readXattrs } from '../../src/linux/xattr.js';
 import { Disk, timeOf, type DiskAttributes } from './disk.js';
@@ -16,7 +19,8 @@ export class LinuxDisk extends Disk {
 
   constructor(path: string) {
     super(path);
-    this.rootFd = openSync(path, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
+    // What others have mounted inside the tree is none of it.
+    this.rootFd = openUncovered(bytesOf(path));
     this.cursors = [new DirectoryCursor(this.rootFd), new DirectoryCursor(this.rootFd)];
   }
 
@@ -31,15 +35,31 @@ export class LinuxDisk extends Disk {
     closeSync(fd);
   }
 
+  override cloneFile(from: LinuxDisk, path: ByteString, node: LayerNode): void {
+    const source = from.openFile(path);
+    try {
+      const target = this.makeFile(path);
+      try {
+        shareOrCopy(source, target);
+      } catch (thrown) {
+        closeSync(target);
+        throw thrown;
+      }
+      this.finishFile(target, node);
+    } finally {
+      closeSync(source);
+    }
+  }
+
   override makeSpecial(path: ByteString, node: LayerNode): void {
     const { dirFd, name } = this.cursors[0].parentOf(path);
-    this.naming(path, () => createSpecial(dirFd, name, node));
+    naming(path, () => createSpecial(dirFd, name, node));
   }
 
   override makeLink(from: ByteString, path: ByteString): void {
     const source = this.cursors[0].parentOf(from);
     const target = this.cursors[1].parentOf(path);
-    this.naming(path, () => linkat(source.dirFd, source.name, target.dirFd, target.name));
+    naming(path, () => linkat(source.dirFd, source.name, target.dirFd, target.name));
   }
 
   override finishDirectory(path: ByteString, node: LayerNode): void {
@@ -90,6 +110,20 @@ export class LinuxDisk extends Disk {
     if (path === '') return toBuffer(fdPathOf(this.rootFd, DOT));
     const { dirFd, name } = this.cursors[slot].parentOf(path);
     return toBuffer(fdPathOf(dirFd, name));
+  }
+}
+
+/** Whether the file systems share blocks is the same for all files of a tree, but asking costs next to nothing. */
+function shareOrCopy(source: number, target: number): void {
+  try {
+    cloneFile(source, target);
+    return;
+  } catch (thrown) {
+    if (!isErrno(thrown, 'ENOTSUP', 'EXDEV', 'EINVAL', 'ENOTTY', 'ENOSYS')) throw thrown;
+  }
+  // Segment by segment: a copy of the whole would fill the holes.
+  for (const { offset, length } of dataSegments(source, fstatSync(source).size)) {
+    copyFileRange(source, offset, target, offset, length);
   }
 }
 

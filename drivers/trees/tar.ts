@@ -5,7 +5,7 @@ import { checkName } from '../../src/content/upper.js';
 import type { ByteString } from '../../src/core/bytes.js';
 import type { TarEntryType } from '../../src/tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../../src/tar/writer.js';
-import { kindOf, type Finding } from './changes.js';
+import { ifThere, inodeOf, isLinked, kindOf, type Finding } from './changes.js';
 import type { Disk } from './disk.js';
 
 const CHUNK = 1 << 20;
@@ -40,45 +40,51 @@ export function* tarOfFindings(disk: Disk, findings: Iterable<Finding>): Generat
 export function* tarOfChanges(disk: Disk, findings: readonly Finding[]): Generator<Buffer> {
   const changed = findings.filter(({ kind }) => kind !== 'same' && kind !== 'time');
   for (const { path } of changed) checkName(path);
-  const inodes = new Set(changed.flatMap(({ stat }) => (stat !== null && isLinked(stat) ? [inodeOf(stat)] : [])));
-  // Names that share an inode with a changed one belong to the layer, or the link between them would be lost.
-  const belongs = ({ kind, stat }: Finding): boolean =>
-    kind !== 'same' ? kind !== 'time' || changed.length > 0 : stat !== null && inodes.has(inodeOf(stat));
-  yield* tarOfFindings(disk, findings.filter(belongs));
-}
-
-/** A name of several that lead to one inode. */
-function isLinked(stat: BigIntStats): boolean {
-  return stat.nlink > 1n && !stat.isDirectory();
-}
-
-/** Subvolumes of btrfs number their inodes by themselves. */
-function inodeOf(stat: BigIntStats): string {
-  return `${stat.dev}:${stat.ino}`;
+  // The time of the root goes along where something else has changed.
+  yield* tarOfFindings(disk, changed.length === 0 ? [] : findings.filter(({ kind }) => kind !== 'same'));
 }
 
 function* entryOf(disk: Disk, finding: Finding, stat: BigIntStats, first: Map<string, ByteString>): Generator<Buffer> {
   const type = typeOf(finding, stat);
   if (type === null) return;
-  const node = finding.merged?.node ?? null;
+  const read = ifThere(() => readEntry(disk, finding, stat, type));
+  if (read === null) return;
+  const { entry, fd } = read;
+  try {
+    const linked = isLinked(stat) ? first.get(inodeOf(stat)) : undefined;
+    if (linked !== undefined) {
+      yield encodeEntry({ ...entry, type: 'hardlink', linkPath: linked, size: 0 });
+      return;
+    }
+    if (isLinked(stat)) first.set(inodeOf(stat), finding.path);
+    yield encodeEntry(type === 'directory' ? { ...entry, path: directoryPath(finding.path) } : entry);
+    if (fd !== null) yield* contentOf(fd, entry.size);
+  } finally {
+    if (fd !== null) closeSync(fd);
+  }
+}
+
+/** The entry and, where it has content, the open file: what goes after that is still read. */
+function readEntry(
+  disk: Disk,
+  finding: Finding,
+  stat: BigIntStats,
+  type: TarEntryType,
+): { entry: EntryToWrite; fd: number | null } {
+  const { path, merged } = finding;
+  const node = merged?.node ?? null;
   const size = type === 'file' ? Number(stat.size) : 0;
+  const isDevice = type === 'char' || type === 'block';
   const entry: EntryToWrite = {
     type,
-    path: finding.path,
-    linkPath: type === 'symlink' ? disk.readlink(finding.path) : NO_PATH,
-    ...disk.attributes(finding.path, stat, node),
+    path,
+    linkPath: type === 'symlink' ? disk.readlink(path) : NO_PATH,
+    ...disk.attributes(path, stat, node),
     size,
-    devMajor: type === 'char' || type === 'block' ? (node?.devMajor ?? majorOf(stat.rdev)) : 0,
-    devMinor: type === 'char' || type === 'block' ? (node?.devMinor ?? minorOf(stat.rdev)) : 0,
+    devMajor: isDevice ? (node?.devMajor ?? majorOf(stat.rdev)) : 0,
+    devMinor: isDevice ? (node?.devMinor ?? minorOf(stat.rdev)) : 0,
   };
-  const linked = isLinked(stat) ? first.get(inodeOf(stat)) : undefined;
-  if (linked !== undefined) {
-    yield encodeEntry({ ...entry, type: 'hardlink', linkPath: linked, size: 0 });
-    return;
-  }
-  if (isLinked(stat)) first.set(inodeOf(stat), finding.path);
-  yield encodeEntry(type === 'directory' ? { ...entry, path: directoryPath(finding.path) } : entry);
-  if (size > 0) yield* contentOf(disk, finding.path, size);
+  return { entry, fd: size > 0 ? disk.openFile(path) : null };
 }
 
 /** Where a node is only a placeholder on disk and was not written to, it is what the image says. */
@@ -90,22 +96,17 @@ function typeOf({ merged }: Finding, stat: BigIntStats): TarEntryType | null {
 }
 
 /** Exactly `size` bytes, whatever happens to the file meanwhile. */
-function* contentOf(disk: Disk, path: ByteString, size: number): Generator<Buffer> {
-  const fd = disk.openFile(path);
-  try {
-    for (let at = 0; at < size;) {
-      const chunk = Buffer.alloc(Math.min(CHUNK, size - at));
-      let filled = 0;
-      while (filled < chunk.length) {
-        const read = readSync(fd, chunk, filled, chunk.length - filled, at + filled);
-        if (read === 0) break;
-        filled += read;
-      }
-      at += chunk.length;
-      yield chunk;
+function* contentOf(fd: number, size: number): Generator<Buffer> {
+  for (let at = 0; at < size;) {
+    const chunk = Buffer.alloc(Math.min(CHUNK, size - at));
+    let filled = 0;
+    while (filled < chunk.length) {
+      const read = readSync(fd, chunk, filled, chunk.length - filled, at + filled);
+      if (read === 0) break;
+      filled += read;
     }
-  } finally {
-    closeSync(fd);
+    at += chunk.length;
+    yield chunk;
   }
   yield Buffer.alloc(padding(size));
 }

@@ -4,6 +4,7 @@
  */
 import type { BigIntStats } from 'node:fs';
 import { join } from 'node:path';
+import type { MergedNode } from '../../src/content/merge.js';
 import type { ByteSource } from '../../src/content/source.js';
 import { changeOf } from '../../src/content/upper.js';
 import type { ByteString } from '../../src/core/bytes.js';
@@ -37,6 +38,7 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
   protected abstract untouchedSince(
     spec: SnapshotSpec,
     pristine: Disk,
+    merged: MergedNode,
   ): (path: ByteString, stat: BigIntStats) => boolean;
 
   instructions(spec: SnapshotSpec): MountInstruction[] {
@@ -53,7 +55,8 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
   }
 
   async *changes(spec: SnapshotSpec): AsyncGenerator<Change> {
-    for (const { path, kind } of await this.findings(spec)) {
+    const findings = await this.findings(spec);
+    for (const { path, kind } of findings.sort((a, b) => (a.path < b.path ? -1 : 1))) {
       if (kind !== 'same' && kind !== 'time') yield changeOf(kind, path);
     }
   }
@@ -97,7 +100,7 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
     const pristine = this.tools.openDisk(await this.trees.root(spec.stack));
     const disk = this.tools.openDisk(this.path(spec));
     try {
-      return [...compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine) })];
+      return compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine, merged) });
     } finally {
       disk.close();
       pristine.close();

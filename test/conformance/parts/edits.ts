@@ -1,6 +1,8 @@
 /** What containers change is told alike by all drivers, and comes back as a layer. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { DriverProperties } from '../../../drivers/driver.js';
@@ -92,6 +94,51 @@ export function editsPart(rig: UseRig): void {
         execFileSync('python3', ['-c', rename], { cwd: container.mount(), stdio: ['ignore', 'ignore', 'pipe'] });
       if (rig().driver.properties.renamesLowerDirectories) run();
       else expect(run).toThrow(/Invalid cross-device link/);
+    });
+
+    it('an ACL on a file that nothing else has touched, where the driver says so', async () => {
+      if (!rig().driver.properties.fullFidelity) return;
+      const container = await rig().snapshot(stack);
+      const set = (): void => container.edit('setfacl -m u:1000:r etc/one');
+      if (rig().driver.properties.setsAclsOnLayerFiles) set();
+      else expect(set).toThrow(/Operation not supported/);
+    });
+
+    it('nothing of what others mount inside', async () => {
+      if (!rig().driver.properties.fullFidelity) return;
+      const container = await rig().snapshot(stack);
+      container.edit('echo below > etc/conf.d/new');
+      const before = await container.tree();
+      const changes = await container.changes();
+      const inside = join(container.mount(), 'etc/conf.d');
+      execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', inside]);
+      try {
+        writeFileSync(join(inside, 'covering'), 'x');
+        expect(await container.changes()).toEqual(changes);
+        expectEqualTrees(await container.exported(), before);
+      } finally {
+        execFileSync('umount', [inside]);
+      }
+    });
+
+    it('something whole while it is being written to', async () => {
+      const container = await rig().snapshot(stack);
+      const storm = `i=0; while :; do i=$((i+1)); mkdir -p s/$i; echo $i > s/$i/f; ln -f s/$i/f s/l; mv s/$i s/m$i
+        rm -r s/m$i; echo $i >> large; : > large; rm -f etc/one; ln -s x etc/one; rm etc/one; mkdir etc/one; rmdir etc/one; done`;
+      const writer = spawn('sh', ['-c', storm], { cwd: container.mount(), stdio: 'ignore' });
+      const ended = once(writer, 'exit');
+      try {
+        for (let round = 0; round < 5; round++) {
+          await container.changes();
+          const committed = await rig().view(await container.commit());
+          expect((await committed.tree()).get('usr/lib/x')?.size).toBe(6);
+          expect((await container.exported()).get('usr/lib/x')?.size).toBe(6);
+          committed.remove();
+        }
+      } finally {
+        writer.kill('SIGKILL');
+        await ended;
+      }
     });
 
     it('nothing of what a container may not keep: names that stand for whiteouts', async () => {
