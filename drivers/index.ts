@@ -34,13 +34,17 @@ export function createDrivers(places: Places, options: DriverOptions): Drivers {
 
 export interface ProbedDriver extends ProbeResult {
   name: DriverName;
-  /** `auto` may choose it. */
+  /** See DriverModule. */
   auto: boolean;
+  overlays: boolean;
 }
 
 /** Tries every driver on this machine for these places. */
 export function probeDrivers(places: Places, options: DriverOptions): ProbedDriver[] {
-  return DRIVERS.map((module) => ({ name: module.name, auto: module.auto, ...module.probe(places, options) }));
+  return DRIVERS.map((module) => {
+    const { name, auto, overlays } = module;
+    return { name, auto, overlays, ...module.probe(places, options) };
+  });
 }
 
 function moduleOf(name: DriverName): DriverModule {

@@ -30,6 +30,7 @@ import { Explainer } from './store/why.js';
 import { Layers } from './store/layers.js';
 import { Leases } from './store/leases.js';
 import { LayerListing } from './store/listing.js';
+import { Migrator } from './store/migrator.js';
 import { StoreMetrics } from './store/metrics.js';
 import { recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
@@ -56,7 +57,7 @@ export class Engine implements EngineApi {
   readonly recovery: RecoveryReport;
   private readonly config: EngineConfig;
   private readonly context: StoreContext;
-  private readonly choice: DriverChoice;
+  private choice: DriverChoice;
   private readonly possession: Possession;
   private readonly started = Date.now();
   private readonly loopDelay = monitorEventLoopDelay({ resolution: 10 });
@@ -66,6 +67,7 @@ export class Engine implements EngineApi {
   private readonly archives: () => Promise<Archives>;
   private readonly containerStore: Containers;
   private readonly leaseStore: Leases;
+  private readonly migrator: Migrator;
   private readonly collector: Collector;
   private readonly checker: Checker;
   private readonly diskReporter: DiskReporter;
@@ -92,7 +94,9 @@ export class Engine implements EngineApi {
     const trees = new Trees(context);
     const discards = new Discards(context);
     this.containerStore = new Containers(context, { trees, discards });
-    this.imageStore = new Images(context, new Chains(context, this.layerStore));
+    const chains = new Chains(context, this.layerStore);
+    this.imageStore = new Images(context, chains);
+    this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
     this.archives = lazily(() =>
       openArchives(context, {
         layers: this.layerStore,
@@ -118,6 +122,7 @@ export class Engine implements EngineApi {
     const places = new Places(config.root, config.run);
     const possession = Possession.take(places);
     let writer: MetadataWriter | null = null;
+    let reader: MetadataReader | null = null;
     let pool: WorkerPool | null = null;
     try {
       makeDirectories(places);
@@ -131,14 +136,16 @@ export class Engine implements EngineApi {
       if (opened.status === 'rejected') throw opened.reason;
       writer = opened.value;
       if (probes.status === 'rejected') throw probes.reason;
-      const choice = chooseDriver(config, probes.value);
+      reader = new MetadataReader(places.database);
+      const choice = chooseDriver(config, probes.value, reader.notedDriver());
       const context: StoreContext = {
         places,
-        reader: new MetadataReader(places.database),
+        reader,
         writer,
         pool,
         log,
         driver: choice.driver,
+        overlays: new Set(probes.value.filter(({ overlays }) => overlays).map(({ name }) => name)),
         keepBlobs: config.keepBlobs,
         boot: bootId(),
         staging: new Set(),
@@ -151,6 +158,7 @@ export class Engine implements EngineApi {
     } catch (thrown) {
       await pool?.close();
       await writer?.close();
+      reader?.close();
       possession.release();
       throw thrown;
     }
@@ -328,6 +336,22 @@ export class Engine implements EngineApi {
     return this.checker.check(options, progress, signal);
   }
 
+  async migrate(
+    { to }: { to: words.DriverName },
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<words.MigrateReport> {
+    const probes = await this.context.pool.run('short', 'drivers.probe', undefined);
+    const { reason } = requireDriver(
+      to,
+      probes.find(({ name }) => name === to),
+    );
+    this.choice = { ...this.choice, driver: to, reason: `the store was migrated to it: ${reason}` };
+    const migrated = await this.migrator.migrate(to, progress, signal);
+    this.collector.soon();
+    return { ...migrated, afterRestart: afterRestart(this.config.driver, to) };
+  }
+
   diskUsage(): Promise<words.DiskReport> {
     return this.diskReporter.report();
   }
@@ -413,22 +437,41 @@ function makeDirectories(places: Places): void {
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-function chooseDriver(config: EngineConfig, probes: readonly ProbedDriver[]): DriverChoice {
-  const best = probes.find(({ available, auto }) => available && auto);
-  const wanted = config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver);
-  if (wanted?.available !== true) {
-    const reason = wanted?.reason ?? 'no driver works here';
-    throw new LayerdError('DRIVER_UNAVAILABLE', `the driver ${config.driver} cannot be used here: ${reason}`, {
-      details: { driver: config.driver },
-      hint: 'Use --driver auto, or --driver copy, which runs anywhere.',
-    });
-  }
-  const how = config.driver === 'auto' ? 'the best that works here' : 'configured';
+/** `noted`: the driver that the store was migrated to, which is what `auto` means from then on, while it works. */
+function chooseDriver(
+  config: Pick<EngineConfig, 'driver'>,
+  probes: readonly ProbedDriver[],
+  noted: string | null,
+): DriverChoice {
+  const migrated = probes.find(({ available, name }) => available && name === noted);
+  const best = migrated ?? probes.find(({ available, auto }) => available && auto);
+  const wanted = requireDriver(
+    config.driver,
+    config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver),
+  );
+  const gone = noted === null ? '' : ` (${noted}, to which the store was migrated, does not)`;
+  const chosen = migrated === undefined ? `the best that works here${gone}` : 'the store was migrated to it';
+  const how = config.driver === 'auto' ? chosen : 'configured';
   return {
     driver: wanted.name,
     reason: `${how}: ${wanted.reason}`,
     probes: probes.map(({ name, available, reason }) => ({ name, available, reason })),
   };
+}
+
+function requireDriver(asked: EngineConfig['driver'], probed: ProbedDriver | undefined): ProbedDriver {
+  if (probed?.available === true) return probed;
+  const reason = probed?.reason ?? 'no driver works here';
+  throw new LayerdError('DRIVER_UNAVAILABLE', `the driver ${asked} cannot be used here: ${reason}`, {
+    details: { driver: asked },
+    hint: 'Use --driver auto, or --driver copy, which runs anywhere.',
+  });
+}
+
+function afterRestart(configured: EngineConfig['driver'], to: words.DriverName): string {
+  if (configured === to) return `a restart uses ${to} for what is new: it is configured`;
+  if (configured === 'auto') return `a restart uses ${to} for what is new: driver = "auto" follows the last migration`;
+  return `a restart uses ${configured} for what is new, since that is configured: set driver = "${to}" or "auto"`;
 }
 
 async function tellRecovery(context: StoreContext, recovery: RecoveryReport): Promise<void> {

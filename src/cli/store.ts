@@ -1,7 +1,7 @@
-/** gc check why df lease */
-import type { Command } from 'commander';
+/** gc check migrate why df lease */
+import { Option, type Command } from 'commander';
 import { parseDuration } from '../core/units.js';
-import type { CheckReport, DiskReport, GcReport, Lease, WhyReport } from '../core/words.js';
+import type { CheckReport, DiskReport, DriverName, GcReport, Lease, MigrateReport, WhyReport } from '../core/words.js';
 import { collect, labels, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
@@ -32,6 +32,17 @@ export function storeCommands(program: Command, cli: Cli): void {
     .option('--repair', 'put right what can be put right')
     .option('--quick', 'presence and sizes only')
     .action((flags: { repair?: boolean; quick?: boolean }) => check(cli, flags));
+  program
+    .command('migrate')
+    .description('move all layers to another driver while the store serves; done again, it goes on where it ended')
+    .addOption(
+      new Option('--to <driver>', 'the driver').choices(['erofs', 'overlay2', 'btrfs', 'copy']).makeOptionMandatory(),
+    )
+    .action(async ({ to }: { to: DriverName }) => {
+      const report = await cli.watched((watch) => cli.client.migrate({ to, ...watch }));
+      cli.print({ data: report, ids: report.containers, human: () => migrateText(report) });
+      if (report.failures.length > 0) process.exitCode = EXIT.damage;
+    });
   program
     .command('why <subject>')
     .description('what keeps an image, layer, container or path on disk')
@@ -136,6 +147,21 @@ function checkText({ ok, problems, layersChecked, bytesRead, unverifiable }: Che
       ? ''
       : `; what ${unverifiable.length} containers wrote cannot be verified against anything`;
   return `${lines.join('')}${layersChecked} layers, ${bytes(bytesRead)} read: ${verdict}${live}\n`;
+}
+
+function migrateText({
+  to,
+  layers,
+  bytes: size,
+  chainsLeft,
+  failures,
+  containers,
+  afterRestart,
+}: MigrateReport): string {
+  const failed = failures.map(({ diffId, code, message }) => `${code} ${shortId(diffId)}: ${message}\n`);
+  const left = chainsLeft === 0 ? '' : `, ${chainsLeft} chains stay where they are`;
+  const alive = containers.length === 0 ? '' : `${containers.length} containers stay where they are until removed\n`;
+  return `${failed.join('')}${layers} layers, ${bytes(size)} copied to ${to}${left}\n${alive}${afterRestart}\n`;
 }
 
 function whyText({ paths, conclusion }: WhyReport): string {

@@ -12,6 +12,7 @@ import type {
   ContainerSummary,
   CreateContainerOptions,
   DiskReport,
+  DriverName,
   EngineEvent,
   GcOptions,
   GcReport,
@@ -23,6 +24,7 @@ import type {
   LayerTreeNode,
   Lease,
   LoadResult,
+  MigrateReport,
   MountInstruction,
   MountResult,
   RemovedImage,
@@ -238,6 +240,12 @@ export class LayerdClient {
   check(options: CheckOptions & Watch = {}): Promise<CheckReport> {
     const { onProgress, signal, ...json } = options;
     return this.transport.operation('/v1/check', { json, signal }, onProgress);
+  }
+
+  /** Moves all layers to another driver. What was moved stays moved when it is broken off. */
+  migrate(options: { to: DriverName } & Watch): Promise<MigrateReport> {
+    const { onProgress, signal, ...json } = options;
+    return this.transport.operation('/v1/migrate', { json, signal }, onProgress);
   }
 
   diskUsage(): Promise<DiskReport> {

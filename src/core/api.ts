@@ -15,6 +15,7 @@ import type {
   ContainerSummary,
   CreateContainerOptions,
   DiskReport,
+  DriverName,
   EngineEvent,
   GcOptions,
   GcReport,
@@ -26,6 +27,7 @@ import type {
   LayerTreeNode,
   Lease,
   LoadResult,
+  MigrateReport,
   MountInstruction,
   MountResult,
   Platform,
@@ -97,6 +99,11 @@ export interface EngineApi {
 
   gc(options: GcOptions): Promise<GcReport>;
   check(options: CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<CheckReport>;
+  /**
+   * Moves all layers to another driver, which is that of everything new from then on. May be broken off and done again.
+   * Throws DRIVER_UNAVAILABLE.
+   */
+  migrate(options: { to: DriverName }, progress: OnProgress, signal: AbortSignal): Promise<MigrateReport>;
   diskUsage(): Promise<DiskReport>;
   /** `subject`: image, layer or chain digest, container, or an absolute path below the root. */
   why(subject: string): Promise<WhyReport>;

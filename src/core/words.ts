@@ -19,7 +19,7 @@ export type ArchiveFormat = 'docker' | 'oci';
 
 /** What a long operation is doing. `total` is null where it cannot be known before the end. */
 export interface Progress {
-  phase: 'read' | 'layer' | 'present' | 'sync' | 'image' | 'save' | 'diff' | 'commit' | 'check' | 'gc';
+  phase: 'read' | 'layer' | 'present' | 'sync' | 'image' | 'save' | 'diff' | 'commit' | 'check' | 'gc' | 'migrate';
   /** The layer or member that the numbers speak of: a diff ID, blob digest or member name; '' for the whole. */
   subject: string;
   done: number;
@@ -249,6 +249,23 @@ export interface CheckReport {
   durationMs: number;
 }
 
+export interface MigrateReport {
+  to: DriverName;
+  /** Layers that were copied, and their uncompressed bytes. */
+  layers: number;
+  bytes: number;
+  /** Chains of layers that were moved to copies by the driver. */
+  chains: number;
+  /** Chains that stay where they are: those of `failures`, and what lies on them. */
+  chainsLeft: number;
+  failures: { diffId: Digest; code: string; message: string }[];
+  /** Ids of containers that stay where they are until they are removed. */
+  containers: string[];
+  /** In plain words: the driver that the next start uses for what is new, and why. */
+  afterRestart: string;
+  durationMs: number;
+}
+
 /** Allocated bytes under the root, every one attributed. */
 export interface DiskReport {
   total: number;
@@ -304,7 +321,8 @@ export interface EngineEvent {
     | 'container.delete'
     | 'gc.run'
     | 'store.recover'
-    | 'store.check';
+    | 'store.check'
+    | 'store.migrate';
   subject: string;
   data: Record<string, string | number | boolean | null>;
 }

@@ -9,6 +9,7 @@ import type {
   ImageRow,
   LayerRow,
   LeaseRow,
+  PlacedChainRow,
   SnapshotRow,
   StackedRow,
 } from './rows.js';
@@ -116,6 +117,15 @@ export class MetadataReader {
   chains(): (ChainRow & { diff_id: Digest; size: number })[] {
     return this.sql.all(
       'SELECT chain.*, layer.diff_id, layer.size FROM chain JOIN layer ON layer.id = chain.layer_id ORDER BY depth, chain.id',
+    );
+  }
+
+  /** All chains with the copies that they lie on, parents first. */
+  placedChains(): PlacedChainRow[] {
+    return this.sql.all(
+      `SELECT chain.*, layer.diff_id, stored_layer.driver, stored_layer.damaged, stack.parent_id AS below_id
+       FROM chain JOIN layer ON layer.id = chain.layer_id JOIN stack ON stack.id = chain.stack_id
+       JOIN stored_layer ON stored_layer.id = stack.stored_layer_id ORDER BY chain.depth, chain.id`,
     );
   }
 
@@ -290,6 +300,11 @@ export class MetadataReader {
   /** Events after `since`, oldest first, at most `limit`. */
   events(since: number, limit: number): EventRow[] {
     return this.sql.all('SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?', since, limit);
+  }
+
+  /** The driver that the store was last migrated to; null if it never was. */
+  notedDriver(): string | null {
+    return this.sql.get<{ value: string }>("SELECT value FROM store WHERE key = 'driver'")?.value ?? null;
   }
 
   counts(): { images: number; layers: number; containers: number; leases: number; candidates: number } {

@@ -42,6 +42,14 @@ export interface ChainRow {
   depth: number;
 }
 
+/** A chain, and how it is kept: the copy of its own layer, and the stack below that. */
+export interface PlacedChainRow extends ChainRow {
+  diff_id: Digest;
+  driver: DriverName;
+  damaged: number;
+  below_id: number | null;
+}
+
 export interface ImageRow {
   id: number;
   image_id: Digest;

@@ -2,8 +2,9 @@
 import type { ChainRow, LayerRow, StackedRow } from '../metadata/rows.js';
 import { chainId } from '../core/digest.js';
 import { KeyedLock } from '../core/keyed-lock.js';
+import type { DriverName } from '../core/words.js';
 import { storedLayer, type StoreContext } from './context.js';
-import type { Layers } from './layers.js';
+import type { CopyOptions, Layers } from './layers.js';
 
 export class Chains {
   private readonly context: StoreContext;
@@ -44,14 +45,37 @@ export class Chains {
     return writer.run('extendChain', { parent: parent?.id ?? null, steps });
   }
 
-  /** The copy of a layer whose implied directories are as the chain below has them; made where there is none. */
-  private variant(layer: LayerRow, parent: ChainRow | null): Promise<StackedRow> {
+  /** The driver's copy of a layer for its place upon `parent`; made from another, and verified, where there is none. */
+  async copyBy(
+    driver: DriverName,
+    layer: LayerRow,
+    place: { parent: ChainRow | null; leaseId: string } & CopyOptions,
+  ): Promise<{ copy: StackedRow; made: boolean }> {
+    const before = new Set(this.context.reader.storedLayers(layer.id).map(({ id, damaged }) => `${id} ${damaged}`));
+    const copy =
+      layer.implied === 1
+        ? await this.variant(layer, place.parent, driver, place)
+        : await this.layers.copyBy(driver, layer, place.leaseId, place);
+    return { copy, made: !before.has(`${copy.id} ${copy.damaged}`) };
+  }
+
+  /**
+   * The copy of a layer whose implied directories are as the chain below has them; made where there is none. By the
+   * driver that keeps the layer already, or another.
+   */
+  private variant(
+    layer: LayerRow,
+    parent: ChainRow | null,
+    by?: DriverName,
+    options: CopyOptions = {},
+  ): Promise<StackedRow> {
     return this.fixing.run(layer.diff_id, async () => {
       const { reader, writer, pool } = this.context;
       const whole = this.layers.wholeCopy(layer);
+      const driver = by ?? whole.driver;
       const below = (parent === null ? [] : reader.stack(parent.stack_id)).map(storedLayer).toReversed();
       const { digest, directories } = await pool.run('bulk', 'layer.inheritance', { layer: storedLayer(whole), below });
-      const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0 && row.driver === whole.driver);
+      const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0 && row.driver === driver);
       const same = copies.find((row) => row.inherited === digest);
       if (same !== undefined) return same;
       const open = copies.find((row) => row.inherited === 'open');
@@ -61,11 +85,11 @@ export class Chains {
         return { ...open, inherited: digest };
       }
       return this.layers.inStaging(async (dir) => {
-        await this.layers.copy(storedLayer(whole), whole.driver, dir);
-        const facts = await pool.run('bulk', 'layer.inherit', { layer: { ...storedLayer(whole), dir }, directories });
-        const variant = { layerId: layer.id, driver: whole.driver, dir, inherited: digest, ...facts };
-        const id = await writer.run('addVariant', variant);
-        return { ...whole, id, dir, inherited: digest };
+        await this.layers.copy(storedLayer(whole), driver, dir, options);
+        const copied = { ...storedLayer(whole), driver, dir };
+        const facts = await pool.run('bulk', 'layer.inherit', { layer: copied, directories });
+        const id = await writer.run('addVariant', { layerId: layer.id, driver, dir, inherited: digest, ...facts });
+        return { ...whole, id, driver, dir, inherited: digest };
       });
     });
   }

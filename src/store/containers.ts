@@ -16,7 +16,7 @@ import type { MountChange, NewContainer } from '../metadata/operations/container
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { ImageRow } from '../metadata/rows.js';
 import { byteChannel, readBytes } from '../workers/byte-channel.js';
-import { newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
+import { driverFor, newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
 import type { Discards } from './discards.js';
 import { streamOf } from './layers.js';
 import type { Trees } from './trees.js';
@@ -42,7 +42,22 @@ export class Containers {
 
   /** Makes a container from an image. `image` is what it was asked for by. */
   async create(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
-    const { reader, writer, pool, staging, driver } = this.context;
+    const stackId = this.stackOf(row);
+    try {
+      return await this.make(row, image, options);
+    } catch (thrown) {
+      // Migrated meanwhile: the copies that it was to lie on may be gone.
+      if (this.stackOf(row) === stackId) throw thrown;
+      return this.create(row, image, options);
+    }
+  }
+
+  private stackOf({ chain_id: chainId }: ImageRow): number | undefined {
+    return chainId === null ? undefined : this.context.reader.chain(chainId)?.stack_id;
+  }
+
+  private async make(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
+    const { reader, writer, pool, staging } = this.context;
     const id = randomBytes(32).toString('hex');
     const name = options.name ?? id.slice(0, 12);
     if (!NAME.test(name)) {
@@ -61,6 +76,7 @@ export class Containers {
       sizeLimit: options.sizeLimit ?? null,
       volatile: options.volatile ?? false,
     };
+    const driver = driverFor(this.context, spec.stack);
     const container: NewContainer = {
       id,
       name,

@@ -16,8 +16,10 @@ export interface StoreContext {
   writer: MetadataWriter;
   pool: WorkerPool;
   log: Logger;
-  /** The driver that new layers and snapshots get. */
+  /** The driver that new layers and snapshots get; a migration changes it. */
   driver: DriverName;
+  /** Drivers whose layers overlay takes as lowers, and whose snapshots need such. */
+  overlays: ReadonlySet<DriverName>;
   keepBlobs: boolean;
   /** The kernel's boot id: mounts of an earlier boot are gone. */
   boot: string;
@@ -70,6 +72,15 @@ function readStack(reader: MetadataReader, stackId: number): Stack {
   const listed = rows.findLast((row) => row.root !== null)?.root;
   const root = typeof listed === 'string' ? (JSON.parse(listed) as RootAttributes) : PLAIN_ROOT;
   return { stack: rows.map(storedLayer), root };
+}
+
+/**
+ * The driver for a new snapshot on a stack: that of the store, unless it mounts layers and cannot mount one of these; then the
+ * one that keeps it.
+ */
+export function driverFor({ driver, overlays }: StoreContext, stack: readonly StoredLayer[]): DriverName {
+  if (!overlays.has(driver)) return driver;
+  return stack.find((layer) => !overlays.has(layer.driver))?.driver ?? driver;
 }
 
 /** A container's snapshot as its driver knows it. */

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { MessagePort } from 'node:worker_threads';
 import type { StoredLayer } from '../../drivers/driver.js';
 import type { Digest } from '../core/digest.js';
-import { LayerdError } from '../core/errors.js';
+import { LayerdError, toLayerdError } from '../core/errors.js';
 import type { DriverName } from '../core/words.js';
 import type { StoredFacts } from '../content/sink.js';
 import type { LayerRow, StackedRow } from '../metadata/rows.js';
@@ -23,6 +23,12 @@ export interface LayerRequest {
   leaseId: string;
   signal: AbortSignal;
   progress: (progress: ByteProgress) => void;
+}
+
+/** How the copying of a layer is watched. */
+export interface CopyOptions {
+  signal?: AbortSignal;
+  progress?: (progress: ByteProgress) => void;
 }
 
 export interface LayerArrival {
@@ -227,9 +233,35 @@ export class Layers {
     return pool.run('bulk', 'layer.inherit', { layer: fresh, directories });
   }
 
-  /** The same layer once more, in a fresh directory. */
-  copy(from: StoredLayer, driver: DriverName, dir: string): Promise<Ingested> {
-    return this.context.pool.run('bulk', 'layer.copy', { from, driver, dir });
+  /** A whole copy of the layer by this driver; made from another where there is none. */
+  async copyBy(driver: DriverName, layer: LayerRow, leaseId: string, options: CopyOptions): Promise<StackedRow> {
+    const { reader } = this.context;
+    const find = (): StackedRow | undefined =>
+      reader.storedLayers(layer.id).find((row) => row.damaged === 0 && row.driver === driver);
+    const there = find();
+    if (there !== undefined) return there;
+    const from = storedLayer(this.wholeCopy(layer));
+    await this.inStaging(async (dir) => this.adopt(leaseId, driver, dir, await this.copy(from, driver, dir, options)));
+    const made = find();
+    if (made === undefined) throw new LayerdError('INTERNAL', `layer ${layer.diff_id} was copied and is not there`);
+    return made;
+  }
+
+  /** The same layer once more, in a fresh directory. A copy that turns out to be another layer is marked as damaged. */
+  async copy(from: StoredLayer, driver: DriverName, dir: string, options: CopyOptions = {}): Promise<Ingested> {
+    const { pool, writer } = this.context;
+    try {
+      return await pool.run('bulk', 'layer.copy', { from, driver, dir }, options);
+    } catch (thrown) {
+      const error = toLayerdError(thrown);
+      if (error.code !== 'DIFF_ID_MISMATCH' && error.code !== 'LAYER_DAMAGED') throw thrown;
+      await writer.run('markDamaged', { dir: from.dir, damaged: true });
+      throw new LayerdError('LAYER_DAMAGED', `layer ${from.diffId} is damaged on disk: ${error.message}`, {
+        details: { diffId: from.diffId },
+        hint: 'Load the image again: what is damaged is replaced in place.',
+        cause: error,
+      });
+    }
   }
 
   private async discard(dir: string): Promise<void> {

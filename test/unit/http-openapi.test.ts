@@ -42,6 +42,7 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['delete /v1/containers/{name}', '/v1/containers/c?force=true', 200],
   ['post /v1/gc', '/v1/gc', 200, { dryRun: true }],
   ['post /v1/check', '/v1/check', 200],
+  ['post /v1/migrate', '/v1/migrate', 200, { to: 'copy' }],
   ['get /v1/df', '/v1/df', 200],
   ['get /v1/why', '/v1/why?subject=x', 200],
   ['post /v1/leases', '/v1/leases', 201, { id: 'l', ttlMs: 5 }],

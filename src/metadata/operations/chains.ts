@@ -56,7 +56,8 @@ function requireChain(tx: Transaction, id: number): ChainRow {
   return row;
 }
 
-function stackOn(tx: Transaction, parent: number | null, storedLayerId: number, depth: number): number {
+/** The stack with one more stored layer on top; made where it is new. */
+export function stackOn(tx: Transaction, parent: number | null, storedLayerId: number, depth: number): number {
   const there = tx.sql.get<{ id: number }>(
     'SELECT id FROM stack WHERE parent_id IS ? AND stored_layer_id = ?',
     parent,

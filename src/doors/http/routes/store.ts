@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify';
-import type { CheckOptions, GcOptions, Lease } from '../../../core/words.js';
+import type { CheckOptions, DriverName, GcOptions, Lease } from '../../../core/words.js';
 import { answerWithProgress, NDJSON } from '../answers.js';
 import type { DoorContext } from '../context.js';
-import { about, list, map, name, natural, object, options, ref, text, yes, type Schema } from '../schema.js';
+import { about, driver, list, map, name, natural, object, options, ref, text, yes, type Schema } from '../schema.js';
 import { route, streamLine, streams } from './route.js';
 
 const tag = 'store';
@@ -37,6 +37,21 @@ export function storeRoutes(app: FastifyInstance, door: DoorContext): void {
     async (request, reply) => {
       await answerWithProgress(door, request, reply, (progress, signal) =>
         door.engine.check(request.body ?? {}, progress, signal),
+      );
+    },
+  );
+  app.post<{ Body: { to: DriverName } }>(
+    '/v1/migrate',
+    {
+      schema: route('Move all layers to another driver', {
+        tag,
+        body: object<{ to: DriverName }>({ to: driver }),
+        response: streams(NDJSON, 'Progress, then the report or an error.', streamLine('MigrateReport')),
+      }),
+    },
+    async (request, reply) => {
+      await answerWithProgress(door, request, reply, (progress, signal) =>
+        door.engine.migrate(request.body, progress, signal),
       );
     },
   );
