@@ -39,15 +39,26 @@ export class OverlaySnapshots implements SnapshotKeeper {
     this.context = context;
   }
 
-  async create(spec: SnapshotSpec): Promise<void> {
+  create(spec: SnapshotSpec): Promise<void> {
+    return this.createAhead(spec, [spec.dir]);
+  }
+
+  async createAhead(spec: SnapshotSpec, dirs: readonly string[]): Promise<void> {
     if (spec.sizeLimit !== null) throw noSizeLimit();
     checkDepth(spec.stack);
-    const directory = this.context.places.snapshot(spec.dir);
+    const { places } = this.context;
+    const made = dirs.flatMap((dir) => this.makeDirectory(places.snapshot(dir), spec));
+    // several at once go with one commit of the file system's journal
+    for (const path of [...made, places.snapshots]) syncPath(path);
+  }
+
+  /** Returns the directories whose content must be durable. */
+  private makeDirectory(directory: string, spec: SnapshotSpec): string[] {
     createPlainDirectory(directory);
     for (const name of spec.readOnly ? [EMPTY] : [UPPER, WORK]) mkdirSync(join(directory, name), { mode: 0o755 });
     const root = join(directory, spec.readOnly ? EMPTY : UPPER);
     setAttributes(AT_FDCWD, bytesOf(root), rootNode(spec.root));
-    for (const path of [root, directory, this.context.places.snapshots]) syncPath(path);
+    return [root, directory];
   }
 
   instructions(spec: SnapshotSpec): MountInstruction[] {

@@ -32,6 +32,7 @@ import { Leases } from './store/leases.js';
 import { LayerListing } from './store/listing.js';
 import { Migrator } from './store/migrator.js';
 import { StoreMetrics } from './store/metrics.js';
+import { Stock } from './store/stock.js';
 import { recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
 import { WorkerPool } from './workers/pool.js';
@@ -92,8 +93,8 @@ export class Engine implements EngineApi {
     this.listing = new LayerListing(context);
     this.leaseStore = new Leases(context);
     const trees = new Trees(context);
-    const discards = new Discards(context);
-    this.containerStore = new Containers(context, { trees, discards });
+    const directories = { trees, discards: new Discards(context), stock: new Stock(context) };
+    this.containerStore = new Containers(context, directories);
     const chains = new Chains(context, this.layerStore);
     this.imageStore = new Images(context, chains);
     this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
@@ -105,7 +106,7 @@ export class Engine implements EngineApi {
         containers: this.containerStore,
       }),
     );
-    this.collector = new Collector(context, { trees, discards }, collectorSettings(config));
+    this.collector = new Collector(context, directories, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
     this.explainer = new Explainer(context);
@@ -149,6 +150,7 @@ export class Engine implements EngineApi {
         keepBlobs: config.keepBlobs,
         boot: bootId(),
         staging: new Set(),
+        stock: new Set(),
       };
       const recovery = await recover(context);
       await tellRecovery(context, recovery);

@@ -14,10 +14,14 @@ export class ErofsSnapshots implements SnapshotKeeper {
     this.merged = merged;
   }
 
-  async create(spec: SnapshotSpec): Promise<void> {
+  create(spec: SnapshotSpec): Promise<void> {
+    return this.createAhead(spec, [spec.dir]);
+  }
+
+  async createAhead(spec: SnapshotSpec, dirs: readonly string[]): Promise<void> {
     const folded = fold(spec);
     for (const layer of folded.stack) if (isMergedLayer(layer)) await this.merged.ensure(layer.stack);
-    return this.overlay.create(folded);
+    return this.overlay.createAhead(folded, dirs);
   }
 
   instructions(spec: SnapshotSpec): MountInstruction[] {

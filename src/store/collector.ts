@@ -7,6 +7,7 @@ import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
 import type { Discards } from './discards.js';
+import type { Stock } from './stock.js';
 import type { Trees } from './trees.js';
 
 export interface CollectorSettings {
@@ -20,20 +21,29 @@ export interface CollectorSettings {
 /** After a deletion the collector runs this much later, so that a row of deletions is one pass. */
 const SOON_MS = 2_000;
 
+/** Whose background work a collection takes along. */
+interface CollectorParts {
+  trees: Trees;
+  discards: Discards;
+  stock: Stock;
+}
+
 export class Collector {
   private readonly context: StoreContext;
   private readonly trees: Trees;
   private readonly discards: Discards;
+  private readonly stock: Stock;
   private settings: CollectorSettings;
   private timer: { handle: NodeJS.Timeout; at: number } | null = null;
   private running: Promise<unknown> = Promise.resolve();
   private sweeping: Promise<void> | null = null;
   private readonly closing = new AbortController();
 
-  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards }, settings: CollectorSettings) {
+  constructor(context: StoreContext, parts: CollectorParts, settings: CollectorSettings) {
     this.context = context;
     this.trees = parts.trees;
     this.discards = parts.discards;
+    this.stock = parts.stock;
     this.settings = settings;
   }
 
@@ -61,6 +71,7 @@ export class Collector {
     await this.running;
     await this.sweeping;
     await this.discards.settled();
+    await this.stock.clear();
   }
 
   /** Collects now. Passes run one after the other. */
@@ -70,6 +81,7 @@ export class Collector {
     const report = await pass;
     if (options.dryRun === true) return report;
     await this.discards.settled();
+    await (options.wait === true ? this.stock.clear() : this.stock.tidy());
     const swept = this.sweep();
     if (options.wait !== true) return report;
     await swept;

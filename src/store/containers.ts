@@ -19,6 +19,7 @@ import { byteChannel, readBytes } from '../workers/byte-channel.js';
 import { driverFor, newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
 import type { Discards } from './discards.js';
 import { streamOf } from './layers.js';
+import type { Stock } from './stock.js';
 import type { Trees } from './trees.js';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
@@ -31,13 +32,15 @@ export class Containers {
   private readonly context: StoreContext;
   private readonly trees: Trees;
   private readonly discards: Discards;
+  private readonly stock: Stock;
   /** What happens to one container happens one after the other. */
   private readonly locks = new KeyedLock();
 
-  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards }) {
+  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards; stock: Stock }) {
     this.context = context;
     this.trees = parts.trees;
     this.discards = parts.discards;
+    this.stock = parts.stock;
   }
 
   /** Makes a container from an image. `image` is what it was asked for by. */
@@ -68,15 +71,18 @@ export class Containers {
     }
     if (options.name !== undefined && reader.containerByName(name) !== undefined) throw nameTaken(name);
     const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
-    const dir = newDir();
-    const spec: SnapshotSpec = {
-      dir,
-      ...stackOf(reader, chain?.stack_id ?? null),
+    const stackId = chain?.stack_id ?? null;
+    const kind = {
+      ...stackOf(reader, stackId),
       readOnly: options.readOnly ?? false,
       sizeLimit: options.sizeLimit ?? null,
       volatile: options.volatile ?? false,
     };
-    const driver = driverFor(this.context, spec.stack);
+    const driver = driverFor(this.context, kind.stack);
+    const shelf = [driver, stackId, kind.readOnly, kind.sizeLimit, kind.volatile].join(' ');
+    const ready = this.stock.take(shelf);
+    const dir = ready ?? newDir();
+    const spec: SnapshotSpec = { dir, ...kind };
     const container: NewContainer = {
       id,
       name,
@@ -86,7 +92,7 @@ export class Containers {
       dir,
       driver,
       chainId: chain?.id ?? null,
-      stackId: chain?.stack_id ?? null,
+      stackId,
       readOnly: spec.readOnly,
       volatile: spec.volatile,
       sizeLimit: spec.sizeLimit,
@@ -94,9 +100,10 @@ export class Containers {
     staging.add(dir);
     try {
       const created = await this.trees.using({ driver, stack: spec.stack }, async () => {
-        await pool.run('short', 'snapshot.create', { driver, spec });
+        if (ready === null) await pool.run('short', 'snapshot.create', { driver, spec });
         return writer.run('addContainer', container);
       });
+      this.stock.refill(shelf, { driver, spec });
       const { imageId, labels, readOnly } = container;
       return { id, name, imageId, image, created, readOnly, labels, mounts: 0, path: null, driver };
     } catch (thrown) {

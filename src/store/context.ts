@@ -25,6 +25,8 @@ export interface StoreContext {
   boot: string;
   /** Directories that are being made: on disk, without a row yet, and not garbage. */
   staging: Set<string>;
+  /** Directories of snapshots that were made ahead. */
+  stock: Set<string>;
 }
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567';

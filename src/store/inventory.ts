@@ -23,7 +23,7 @@ export interface Disagreements {
 
 /** Looks at the disk first and at the rows then: what is made or removed meanwhile may show, but nothing else. */
 export async function disagreements(context: StoreContext): Promise<Disagreements> {
-  const { pool, reader, places, staging, boot } = context;
+  const { pool, reader, places, staging, stock, boot } = context;
   const names = await pool.run('short', 'store.scan', undefined);
   const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
   const rows = reader.snapshots();
@@ -38,7 +38,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
   return {
     strays: {
       layers: names.layers.filter((name) => !layers.has(name) && !staging.has(name)),
-      snapshots: names.snapshots.filter((name) => !snapshots.has(name) && !staging.has(name)),
+      snapshots: names.snapshots.filter((name) => !snapshots.has(name) && !staging.has(name) && !stock.has(name)),
       // A tree whose name has an appendix is not finished. Trees that nobody needs are a cache, and no disagreement.
       trees: staging.size > 0 ? [] : names.trees.filter((name) => name.includes('.')),
       // While layers come in, a blob may have its name already and its row not yet.

@@ -31,6 +31,14 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
   return {
     'snapshot.create': async (args: SnapshotArgs): Promise<void> => keeper(args).create(args.spec),
 
+    /** Makes directories for more snapshots like this; false where the driver makes each for itself. */
+    'snapshot.ahead': async (args: SnapshotArgs & { dirs: string[] }): Promise<boolean> => {
+      const snapshots = keeper(args);
+      if (snapshots.createAhead === undefined) return false;
+      await snapshots.createAhead(args.spec, args.dirs);
+      return true;
+    },
+
     'snapshot.mount': async (args: SnapshotArgs): Promise<string> => keeper(args).mount(args.spec),
 
     'snapshot.unmount': async (args: SnapshotArgs & { force: boolean }): Promise<void> =>
