@@ -1,5 +1,6 @@
 /** Measuring: medians of several runs, each from the same state, and tables of them. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 
 /** One figure of the bench: what was measured on what, and its runs. */
 export interface Figure {
@@ -65,13 +66,33 @@ export function table(figures: readonly Figure[]): string {
     `${shown(median(figure.runs))} ${figure.unit}`,
     figure.runs.length > 1 ? `(${shown(Math.min(...figure.runs))} – ${shown(Math.max(...figure.runs))})` : '',
   ]);
-  const header = ['DRIVER', 'FIXTURE', 'SCENARIO', 'MEDIAN', 'RANGE'];
-  const widths = header.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  const lines = [header, ...rows].map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  '));
+  return columns([['DRIVER', 'FIXTURE', 'SCENARIO', 'MEDIAN', 'RANGE'], ...rows]);
+}
+
+/** Rows of cells as lines, each column as wide as its widest cell. */
+export function columns(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [column, cell] of row.entries()) widths[column] = Math.max(widths[column] ?? 0, cell.length);
+  }
+  const lines = rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  '));
   return `${lines.map((line) => line.trimEnd()).join('\n')}\n`;
 }
 
-function shown(value: number): string {
+/** Archives are read from the page cache: the disk of the machine is not what is measured. */
+export function warmCache(path: string): void {
+  for (const file of filesOf(path)) readFileSync(file);
+}
+
+function filesOf(path: string): string[] {
+  if (!statSync(path).isDirectory()) return [path];
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name));
+}
+
+/** A number with as many digits as mean something. */
+export function shown(value: number): string {
   if (value >= 100) return value.toFixed(0);
   return value.toFixed(value >= 10 ? 1 : 2);
 }

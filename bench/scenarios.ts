@@ -1,9 +1,11 @@
 /** What is measured, each through the native API of a real daemon: whole requests, durable when they are answered. */
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { LayerdClient } from '../src/client/index.js';
 import { startDaemon, type PrivateDaemon } from '../examples/private-daemon.js';
-import { concurrently, percentile, residentMb, timed, type Figure } from './harness.js';
+import { run } from './fixtures/shell.js';
+import { concurrently, percentile, residentMb, timed, warmCache, type Figure } from './harness.js';
 
 /** An archive to measure with. */
 export interface Subject {
@@ -22,6 +24,8 @@ export interface Scale {
   fileBytes: number;
 }
 
+const LAYERCTL = fileURLToPath(new URL('../src/layerctl.js', import.meta.url));
+
 type Add = (scenario: string, unit: Figure['unit'], value: number) => void;
 
 /** All scenarios of one driver on one image; figures come out as they are measured. */
@@ -32,7 +36,7 @@ export async function measure(directory: string, driver: string, subject: Subjec
     figures.set(scenario, figure);
     figure.runs.push(value);
   };
-  for (let run = 0; run < scale.runs; run += 1) {
+  for (let round = 0; round < scale.runs; round += 1) {
     for (const { form, path } of subject.forms) {
       await withDaemon(directory, driver, (daemon) => importAndRemove(daemon, form, path, add));
     }
@@ -47,6 +51,9 @@ export async function measure(directory: string, driver: string, subject: Subjec
 /** From an empty store: import, import again, remove, collect. */
 async function importAndRemove(daemon: PrivateDaemon, form: string, path: string, add: Add): Promise<void> {
   const { client } = daemon;
+  add('start', 'ms', daemon.startedMs);
+  add('resident after the start', 'MB', residentMb(daemon.pid));
+  await commandLine(daemon, add);
   warmCache(path);
   add(`import (${form})`, 'ms', await timed(() => client.load(path)));
   add(`import again (${form})`, 'ms', await timed(() => client.load(path)));
@@ -61,6 +68,13 @@ async function importAndRemove(daemon: PrivateDaemon, form: string, path: string
   );
   add('gc (answer)', 'ms', await timed(() => client.gc({ grace: 0 })));
   add('gc (until unlinked)', 'ms', await timed(() => client.gc({ grace: 0, wait: true })));
+}
+
+/** What layerctl takes for a local question beyond a Node that does nothing. */
+async function commandLine(daemon: PrivateDaemon, add: Add): Promise<void> {
+  const bare = await timed(() => run(process.execPath, ['-e', '0']));
+  const asked = await timed(() => run(process.execPath, [LAYERCTL, '--socket', daemon.socket, 'images']));
+  add('layerctl beyond bare node', 'ms', asked - bare);
 }
 
 async function containers(daemon: PrivateDaemon, path: string, scale: Scale, add: Add): Promise<void> {
@@ -133,16 +147,4 @@ async function withDaemon(
     await daemon.stop();
     rmSync(directory, { recursive: true, force: true });
   }
-}
-
-/** Archives are read from the page cache: the disk of the machine is not what is measured. */
-function warmCache(path: string): void {
-  for (const file of filesOf(path)) readFileSync(file);
-}
-
-function filesOf(path: string): string[] {
-  if (!statSync(path).isDirectory()) return [path];
-  return readdirSync(path, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name));
 }

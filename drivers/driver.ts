@@ -65,6 +65,8 @@ export interface DriverProperties {
   sharedPageCache: boolean;
   /** `sizeLimit` is enforced. */
   sizeLimit: boolean;
+  /** A read-only snapshot cannot be written, not even by root; false where nothing can be mounted. */
+  readOnlyViews: boolean;
   /** `mounts()` answers instructions that another program can carry out. */
   mountInstructions: boolean;
   /** A directory of a lower layer can be renamed in a snapshot. */
@@ -113,6 +115,8 @@ export interface LayerKeeper {
   lower(layer: StoredLayer): string | null;
   /** Takes back what keeps `l/DIR` from being renamed and unlinked. Idempotent; MOUNT_BUSY names the holder. */
   release(layer: StoredLayer): void;
+  /** Whether the layer's own files are there: a few calls, for a start with thousands of layers. */
+  looksWhole(layer: StoredLayer): boolean;
   /** Re-reads every byte and compares with the catalog and the diff ID. `quick`: presence and sizes only. */
   verify(layer: StoredLayer, options: { quick: boolean }): Promise<LayerFault[]>;
   /** Makes good what `verify` called repairable; returns the faults that remain. */

@@ -6,7 +6,7 @@
  *   l/DIR/catalog   the tar without its payloads
  */
 import { createHash } from 'node:crypto';
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { catalogFile, readCatalog, readCatalogFacts } from '../src/content/catalog-file.js';
 import { fileSource } from '../src/content/file-source.js';
@@ -66,6 +66,10 @@ export class TarLayers implements LayerKeeper {
 
   release(_layer: StoredLayer): void {
     // Nothing is mounted.
+  }
+
+  looksWhole(layer: StoredLayer): boolean {
+    return this.sizeOfTar(layer) === layer.size && existsSync(catalogFile(this.places.layer(layer.dir)));
   }
 
   async verify(layer: StoredLayer, options: { quick: boolean }): Promise<LayerFault[]> {
@@ -138,7 +142,6 @@ export class TarLayers implements LayerKeeper {
       if (!quick) await digestOf(rawBytes(path));
       return null;
     } catch (thrown) {
-      if (isErrno(thrown, 'ENOENT')) return badCatalog('the catalog is not there');
       return badCatalog(isDamage(thrown) ? toLayerdError(thrown).message : mediumError(thrown));
     }
   }

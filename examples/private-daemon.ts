@@ -12,7 +12,10 @@ const START_MS = 20_000;
 export interface PrivateDaemon {
   client: LayerdClient;
   root: string;
+  socket: string;
   pid: number;
+  /** Milliseconds from the start of the process to its first answer. */
+  startedMs: number;
   stop(): Promise<void>;
 }
 
@@ -25,16 +28,20 @@ export async function startDaemon(directory: string, flags: readonly string[] = 
   // A configuration of the machine's own daemon is not for this one.
   const config = join(directory, 'config.toml');
   closeSync(openSync(config, 'w'));
+  const began = performance.now();
   const child = spawn(process.execPath, [LAYERD, '--config', config, '--root', root, '--run', run, ...flags], {
     stdio: ['ignore', log, log],
   });
   closeSync(log);
-  const client = new LayerdClient({ socket: join(run, 'layerd.sock') });
+  const socket = join(run, 'layerd.sock');
+  const client = new LayerdClient({ socket });
   await answering(client, child, logFile);
   return {
     client,
     root,
+    socket,
     pid: child.pid ?? 0,
+    startedMs: performance.now() - began,
     stop: async () => {
       client.close();
       if (child.exitCode !== null) return;
@@ -53,7 +60,7 @@ async function answering(client: LayerdClient, child: ChildProcess, logFile: str
       return;
     } catch (thrown) {
       if (child.exitCode === null && Date.now() < until) {
-        await sleep(20);
+        await sleep(5);
         continue;
       }
       child.kill('SIGKILL');

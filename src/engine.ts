@@ -226,7 +226,12 @@ export class Engine implements EngineApi {
     signal: AbortSignal,
   ): Promise<words.LoadResult> {
     const { loader } = await this.archives();
-    return loader.load(input, options, progress, signal);
+    try {
+      return await loader.load(input, options, progress, signal);
+    } finally {
+      // What a load that failed had brought, or an image that lost its name, goes without waiting for the interval.
+      this.collector.soon();
+    }
   }
 
   async save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }> {
@@ -323,7 +328,11 @@ export class Engine implements EngineApi {
     signal: AbortSignal,
   ): Promise<words.CommitResult> {
     const { committer } = await this.archives();
-    return committer.commit(name, options, progress, signal);
+    try {
+      return await committer.commit(name, options, progress, signal);
+    } finally {
+      this.collector.soon();
+    }
   }
 
   usage(name: string): Promise<words.Usage> {
@@ -419,16 +428,12 @@ function kernelOf(): words.Info['kernel'] {
 /** Streams wait for their readers, so one thread has many of them. */
 function laneSizes(workers: EngineConfig['workers']): ConstructorParameters<typeof WorkerPool>[1] {
   return {
-    short: one(workers.short),
-    unmount: one(workers.unmount),
-    bulk: one(workers.bulk),
-    stream: { threads: 2, callsPerThread: 64 },
-    sweep: one(workers.sweep),
+    short: { threads: workers.short, callsPerThread: 1, keep: 1 },
+    unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1 },
+    bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0 },
+    stream: { threads: 2, callsPerThread: 64, keep: 0 },
+    sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0 },
   };
-}
-
-function one(threads: number): { threads: number; callsPerThread: number } {
-  return { threads, callsPerThread: 1 };
 }
 
 /** One daemon per root: the lock goes with the process, however it ends. */

@@ -6,7 +6,13 @@ import { BtrfsSnapshots } from './snapshots.js';
 import { BtrfsTrees } from './trees.js';
 
 /** Layers as tars, a read-only subvolume per chain, a snapshot of it per container: a root on btrfs. */
-export const btrfsDriver: DriverModule = { name: 'btrfs', auto: false, overlays: false, probe: probeBtrfs, create: createBtrfs };
+export const btrfsDriver: DriverModule = {
+  name: 'btrfs',
+  auto: false,
+  overlays: false,
+  probe: probeBtrfs,
+  create: createBtrfs,
+};
 
 function createBtrfs(context: DriverContext): Driver {
   const trees = new BtrfsTrees('btrfs', context, linuxTools);
@@ -16,6 +22,7 @@ function createBtrfs(context: DriverContext): Driver {
       positionIndependent: true,
       sharedPageCache: false,
       sizeLimit: true,
+      readOnlyViews: true,
       mountInstructions: true,
       renamesLowerDirectories: true,
       hardLinksSurviveCopyUp: true,

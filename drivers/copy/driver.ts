@@ -9,7 +9,13 @@ import { CopySnapshots } from './snapshots.js';
 import { CopyTrees } from './trees.js';
 
 /** Layers as tars, a tree per chain, a clone of it per container: everywhere. */
-export const copyDriver: DriverModule = { name: 'copy', auto: true, overlays: false, probe: probeCopy, create: createCopy };
+export const copyDriver: DriverModule = {
+  name: 'copy',
+  auto: true,
+  overlays: false,
+  probe: probeCopy,
+  create: createCopy,
+};
 
 function createCopy(context: DriverContext): Driver {
   const ffi = usesFfi(context.options);
@@ -21,6 +27,7 @@ function createCopy(context: DriverContext): Driver {
       positionIndependent: true,
       sharedPageCache: false,
       sizeLimit: false,
+      readOnlyViews: ffi,
       mountInstructions: ffi,
       renamesLowerDirectories: true,
       hardLinksSurviveCopyUp: true,

@@ -17,6 +17,7 @@ export const erofsDriver: DriverModule = {
         positionIndependent: true,
         sharedPageCache: true,
         sizeLimit: false,
+        readOnlyViews: true,
         mountInstructions: true,
         renamesLowerDirectories: context.options.overlay.redirectDir,
         hardLinksSurviveCopyUp: context.options.overlay.index,

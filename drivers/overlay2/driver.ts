@@ -16,6 +16,7 @@ export const overlay2Driver: DriverModule = {
       positionIndependent: true,
       sharedPageCache: true,
       sizeLimit: false,
+      readOnlyViews: true,
       mountInstructions: true,
       renamesLowerDirectories: context.options.overlay.redirectDir,
       hardLinksSurviveCopyUp: context.options.overlay.index,

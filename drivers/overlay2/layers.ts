@@ -17,7 +17,7 @@ import { close, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
 import { removeTreeSync } from '../../src/linux/rmtree.js';
 import { syncfs } from '../../src/linux/sync.js';
 import type { LayerFault, LayerKeeper, StoredLayer } from '../driver.js';
-import { Payloads } from './payloads.js';
+import { missingKeptPayloads, payloadGone, Payloads } from './payloads.js';
 import { treeOf, TreeSink } from './tree-sink.js';
 
 /** Layers as extracted directories. */
@@ -65,11 +65,18 @@ export class Overlay2Layers implements LayerKeeper {
     // An extracted directory is held by nothing but the mounts of snapshots, which have rows of their own.
   }
 
+  looksWhole(layer: StoredLayer): boolean {
+    const directory = this.places.layer(layer.dir);
+    return existsSync(treeOf(directory)) && existsSync(catalogFile(directory));
+  }
+
   async verify(layer: StoredLayer, options: { quick: boolean }): Promise<LayerFault[]> {
     const directory = this.places.layer(layer.dir);
     if (!existsSync(treeOf(directory))) return [missing('', `${treeOf(directory)} is not there`)];
     try {
-      const faults = [...compareWithTree(treeOf(directory), (await this.tree(directory)).root, options)].map(faultOf);
+      const tree = await this.tree(directory);
+      const faults = [...compareWithTree(treeOf(directory), tree.root, options)].map(faultOf);
+      for (const entry of await missingKeptPayloads(directory, tree)) faults.push(faultOfError(payloadGone(entry)));
       if (faults.some(({ repairable }) => !repairable) || options.quick) return faults;
       return [...faults, ...(await this.verifyBytes(layer))];
     } catch (thrown) {

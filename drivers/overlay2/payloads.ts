@@ -1,11 +1,13 @@
 import { constants, existsSync, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { catalogFile, readCatalog } from '../../src/content/catalog-file.js';
+import { CatalogReplay } from '../../src/content/catalog-replay.js';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
-import type { LayerNode, LayerTree } from '../../src/content/layer-tree.js';
-import { openIfThere } from '../../src/content/tree-tar-writer.js';
-import { bytesOf, displayBytes, joinBytes, type ByteString } from '../../src/core/bytes.js';
-import { LayerdError } from '../../src/core/errors.js';
-import { close, O_CLOEXEC, O_PATH } from '../../src/linux/files.js';
-import { statFd } from '../../src/linux/stat.js';
+import { walkLayer, type LayerNode, type LayerTree } from '../../src/content/layer-tree.js';
+import { bytesOf, displayBytes, type ByteString } from '../../src/core/bytes.js';
+import { isErrno, LayerdError } from '../../src/core/errors.js';
+import { AT_FDCWD, close, O_CLOEXEC, O_PATH, openat } from '../../src/linux/files.js';
+import { statFd, tryStatAt } from '../../src/linux/stat.js';
 import type { TarEntry } from '../../src/tar/entry.js';
 import { keptOf, treeOf } from './tree-sink.js';
 
@@ -18,10 +20,10 @@ export class Payloads {
   private readonly cursor: DirectoryCursor;
   private readonly keptCursor: DirectoryCursor | null;
   private readonly fds: number[] = [];
-  private readonly paths = new Map<number, ByteString>();
+  private readonly paths: ReadonlyMap<number, ByteString>;
 
   constructor(directory: string, tree: LayerTree) {
-    this.notePaths('' as ByteString, tree.root);
+    this.paths = payloadPaths(tree.root);
     this.cursor = new DirectoryCursor(this.openRoot(treeOf(directory)));
     const kept = keptOf(directory);
     this.keptCursor = existsSync(kept) ? new DirectoryCursor(this.openRoot(kept)) : null;
@@ -29,13 +31,7 @@ export class Payloads {
 
   /** The stored bytes of the entry, in order. */
   *of(entry: TarEntry, index: number): Generator<Buffer> {
-    const path = this.paths.get(index);
-    const cursor = path === undefined ? this.keptCursor : this.cursor;
-    const at = path ?? bytesOf(String(index));
-    if (cursor === null) throw payloadGone(entry);
-    const { dirFd, name } = cursor.parentOf(at);
-    const fd = openIfThere(dirFd, name, READ);
-    if (fd === null) throw payloadGone(entry);
+    const fd = this.open(entry, index);
     try {
       const stat = statFd(fd);
       if (stat.kind !== 'file' || stat.size !== entry.size) throw payloadGone(entry);
@@ -52,19 +48,48 @@ export class Payloads {
     for (const fd of this.fds) close(fd);
   }
 
+  private open(entry: TarEntry, index: number): number {
+    const path = this.paths.get(index);
+    const cursor = path === undefined ? this.keptCursor : this.cursor;
+    try {
+      if (cursor === null) throw payloadGone(entry);
+      const { dirFd, name } = cursor.parentOf(path ?? bytesOf(String(index)));
+      return openat(dirFd, name, READ);
+    } catch (thrown) {
+      if (isErrno(thrown, 'ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO')) throw payloadGone(entry);
+      throw thrown;
+    }
+  }
+
   private openRoot(path: string): number {
     const fd = openSync(path, O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
     this.fds.push(fd);
     return fd;
   }
+}
 
-  private notePaths(path: ByteString, node: LayerNode): void {
-    for (const [name, child] of node.children ?? []) {
-      const below = joinBytes(path, name);
-      if (child.kind === 'file' && child.storedSize > 0) this.paths.set(child.entry, below);
-      else if (child.children !== null) this.notePaths(below, child);
-    }
+/** Where the tree holds payloads, by the index of their entry. */
+function payloadPaths(root: LayerNode): Map<number, ByteString> {
+  const paths = new Map<number, ByteString>();
+  for (const [path, node] of walkLayer(root)) {
+    if (node.kind === 'file' && node.storedSize > 0) paths.set(node.entry, path);
   }
+  return paths;
+}
+
+/** Entries whose payload should be kept beside the tree, and is not, or not in its whole length. */
+export async function missingKeptPayloads(directory: string, tree: LayerTree): Promise<TarEntry[]> {
+  const paths = payloadPaths(tree.root);
+  const missing: TarEntry[] = [];
+  const catalog = catalogFile(directory);
+  const replay = new CatalogReplay(catalog);
+  for await (const record of readCatalog(catalog)) {
+    const place = replay.take(record);
+    if (place === null || paths.has(place.index)) continue;
+    const stat = tryStatAt(AT_FDCWD, bytesOf(join(keptOf(directory), String(place.index))));
+    if (stat?.kind !== 'file' || stat.size !== place.entry.size) missing.push(place.entry);
+  }
+  return missing;
 }
 
 function* readRange(fd: number, offset: number, length: number, entry: TarEntry): Generator<Buffer> {
@@ -77,10 +102,14 @@ function* readRange(fd: number, offset: number, length: number, entry: TarEntry)
   }
 }
 
-function payloadGone(entry: TarEntry): LayerdError {
+export function payloadGone(entry: TarEntry): LayerdError {
   const path = displayBytes(entry.path);
-  return new LayerdError('LAYER_DAMAGED', `the stored file ${path} has another size than the layer's tar says`, {
-    details: { path, expected: entry.size },
-    hint: 'Load the image again: what is damaged is replaced in place.',
-  });
+  return new LayerdError(
+    'LAYER_DAMAGED',
+    `the stored file ${path} is not there, or has another size than the layer's tar says`,
+    {
+      details: { path, expected: entry.size },
+      hint: 'Load the image again: what is damaged is replaced in place.',
+    },
+  );
 }

@@ -22,8 +22,10 @@ import {
   openSync,
   readdirSync,
   readlinkSync,
+  readSync,
   symlinkSync,
   utimesSync,
+  writeSync,
   type BigIntStats,
 } from 'node:fs';
 import type { LayerNode } from '../../src/content/layer-tree.js';
@@ -44,6 +46,8 @@ const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | const
 /** Longer than the kernel's coarse clock takes for a step, at 100 Hz: what is changed after it has a later ctime. */
 export const CLOCK_TICK_MS = 12;
 
+const PIECE = 64 * 1024;
+const ZEROS = Buffer.alloc(PIECE);
 const NANO = 1_000_000_000n;
 /** Times that Node sets go through a double of seconds: microseconds, give or take one. */
 const TIME_SLACK_NS = 2_000n;
@@ -113,10 +117,17 @@ export class Disk {
 
   /** Takes content and attributes of a file from another tree; blocks are shared where the file system can. */
   cloneFile(from: Disk, path: ByteString, node: LayerNode): void {
-    naming(path, () =>
-      copyFileSync(from.at(path), this.at(path, 1), constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
-    );
-    this.finishFile(this.reopen(path), node);
+    const source = from.stat(path);
+    const sparse = source !== null && source.blocks * 512n < source.size;
+    try {
+      // A copy of the whole would fill the holes: a sparse file is shared, or copied piece by piece.
+      const how = constants.COPYFILE_EXCL | (sparse ? constants.COPYFILE_FICLONE_FORCE : constants.COPYFILE_FICLONE);
+      naming(path, () => copyFileSync(from.at(path), this.at(path, 1), how));
+      this.finishFile(this.reopen(path), node);
+    } catch (thrown) {
+      if (!sparse || !isErrno(thrown, 'ENOTSUP', 'ENOSYS', 'EXDEV', 'ENOTTY', 'EOPNOTSUPP')) throw thrown;
+      this.copySparse(from, path, node);
+    }
   }
 
   /** Null where nothing is there. */
@@ -179,6 +190,23 @@ export class Disk {
   protected at(path: ByteString, slot: 0 | 1 = 0): Buffer {
     void slot;
     return path === '' ? this.base : Buffer.concat([this.base, SLASH, toBuffer(path)]);
+  }
+
+  /** Node does not tell where holes are: what is zero becomes one. */
+  private copySparse(from: Disk, path: ByteString, node: LayerNode): void {
+    const source = from.openFile(path);
+    try {
+      const target = this.makeFile(path);
+      const piece = Buffer.allocUnsafe(PIECE);
+      for (let at = 0, read = -1; read !== 0; at += read) {
+        read = readSync(source, piece, 0, PIECE, at);
+        const bytes = piece.subarray(0, read);
+        if (!bytes.equals(ZEROS.subarray(0, read))) writeSync(target, bytes, 0, read, at);
+      }
+      this.finishFile(target, node);
+    } finally {
+      closeSync(source);
+    }
   }
 
   private reopen(path: ByteString): number {

@@ -84,9 +84,19 @@ function bash(commands: readonly Completed[], global: readonly string[]): string
     ({ words, options, argument }) => `    "${words}") options="${options.join(' ')}"; argument="${argument}" ;;`,
   );
   return `_layerctl() {
-  local current="\${COMP_WORDS[COMP_CWORD]}" words=() word command options="" argument=""
+  local current="\${COMP_WORDS[COMP_CWORD]}" words=() word command options="" argument="" before="" value=""
   COMPREPLY=()
-  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do [[ $word == -* ]] || words+=("$word"); done
+  # refs contain colons, at which bash breaks words: what stands before the last colon is put together again
+  if [[ $COMP_WORDBREAKS == *:* ]]; then
+    word="\${COMP_LINE:0:COMP_POINT}"; word="\${word##*[[:space:]]}"
+    if [[ $word == *:* ]]; then before="\${word%"\${word##*:}"}"; current="$word"; fi
+  fi
+  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    if [[ -n $value ]]; then value=""
+    elif [[ $word == --socket ]]; then value="$word"
+    elif [[ $word != -* ]]; then words+=("$word"); fi
+  done
+  if [[ -n $value ]]; then COMPREPLY=($(compgen -f -- "$current")); return; fi
   if (( \${#words[@]} == 0 )) && [[ $current != -* ]]; then
     COMPREPLY=($(compgen -W "${first.join(' ')}" -- "$current"))
     return
@@ -111,8 +121,7 @@ ${cases.join('\n')}
     COMPREPLY=($(compgen -f -- "$current"))
   elif [[ -n $argument ]]; then
     COMPREPLY=($(compgen -W "$(layerctl __names "$argument" 2>/dev/null)" -- "$current"))
-    # refs contain colons, at which bash breaks words
-    declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions "$current"
+    COMPREPLY=("\${COMPREPLY[@]#"$before"}")
   fi
 }
 complete -F _layerctl layerctl

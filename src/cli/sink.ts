@@ -1,10 +1,10 @@
 /** Where archives go: a file that appears when it is whole, standard output, or a directory with an OCI layout. */
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, open, rename, rm } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { isErrno } from '../core/errors.js';
+import { isErrno, LayerdError } from '../core/errors.js';
 import { UsageError } from './exit-codes.js';
 
 /** Told how many bytes have been written so far. */
@@ -41,6 +41,12 @@ export async function unpackArchive(
 ): Promise<number> {
   const { extract } = await import('tar');
   await mkdir(directory, { recursive: true });
+  if ((await readdir(directory)).length > 0) {
+    throw new LayerdError('INVALID_ARGUMENT', `${directory} is not empty`, {
+      details: { directory },
+      hint: 'Name a directory that is empty or not there: what a layout holds is not mixed with another.',
+    });
+  }
   const counted = new Counted(source, onBytes);
   await pipeline(Readable.from(counted, { objectMode: false }), extract({ cwd: directory, strict: true }));
   return counted.bytes;

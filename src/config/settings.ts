@@ -75,7 +75,7 @@ export const SETTINGS = {
   'gc.interval': reloading(
     duration,
     ENGINE.gc.intervalMs,
-    'Between two garbage collections by the timer. 0: no timer; deletions and `layerctl gc` still collect.',
+    'Between two garbage collections by the timer. 0: no timer; only `layerctl gc` collects.',
   ),
   'gc.grace': reloading(duration, ENGINE.gc.graceMs, 'What nothing refers to any more stays this long.'),
   'events.max': reloading(count(100, 10_000_000), ENGINE.events.maxRows, 'How many events are kept for replay.'),

@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isErrno } from '../core/errors.js';
 import {
   catalogDamaged,
   decodeBlock,
@@ -36,7 +37,12 @@ export function writeCatalog(path: string, parts: readonly Buffer[]): void {
 
 /** What the catalog says of its layer. Reads the header only. Throws LAYER_DAMAGED. */
 export async function readCatalogFacts(path: string): Promise<CatalogFacts> {
-  const fd = openSync(path, 'r');
+  let fd;
+  try {
+    fd = openSync(path, 'r');
+  } catch (thrown) {
+    throw notThere(path, thrown);
+  }
   try {
     return readHeader(fd, path).header.facts;
   } finally {
@@ -104,7 +110,9 @@ class CatalogReader {
   }
 
   static async open(path: string): Promise<CatalogReader> {
-    const handle = await open(path, 'r');
+    const handle = await open(path, 'r').catch((thrown: unknown) => {
+      throw notThere(path, thrown);
+    });
     try {
       const { header, bytes } = readHeader(handle.fd, path);
       return new CatalogReader(handle, path, header, bytes);
@@ -136,9 +144,11 @@ class CatalogReader {
 
 /** The header and the bytes it takes, of a file that is as long as it says. Without waiting: it is a page or so. */
 function readHeader(fd: number, path: string): { header: CatalogHeader; bytes: number } {
+  const stat = fstatSync(fd);
+  if (!stat.isFile()) throw catalogDamaged(path, 'it is no file');
+  const { size } = stat;
   const prefix = readAt(fd, path, 0, PREFIX_BYTES);
   const length = headerLength(prefix, path);
-  const { size } = fstatSync(fd);
   if (length > Math.min(size, MAX_HEADER_BYTES)) throw catalogDamaged(path, 'its header is not whole');
   const bytes = PREFIX_BYTES + length;
   const header = decodeHeader(prefix, readAt(fd, path, PREFIX_BYTES, length), path);
@@ -155,6 +165,11 @@ function readAt(fd: number, path: string, position: number, length: number): Buf
     filled += read;
   }
   return bytes;
+}
+
+/** A catalog that cannot be opened, as what it means for the layer. */
+function notThere(path: string, thrown: unknown): unknown {
+  return isErrno(thrown, 'ENOENT', 'ENOTDIR') ? catalogDamaged(path, 'it is not there', thrown) : thrown;
 }
 
 async function readExactly(handle: FileHandle, path: string, position: number, length: number): Promise<Buffer> {

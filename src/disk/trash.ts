@@ -3,7 +3,7 @@
  * the number of files, and a crash leaves the trash to the next start.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, renameSync } from 'node:fs';
+import { chmodSync, lstatSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setImmediate as pause } from 'node:timers/promises';
 import { join } from 'node:path';
@@ -75,8 +75,24 @@ async function remove(directory: string, name: string, signal: AbortSignal): Pro
     const { bytes } = await removeTree(directory, bytesOf(name), { throttle });
     return bytes;
   }
-  await rm(join(directory, name), { recursive: true, force: true });
+  const path = join(directory, name);
+  try {
+    await rm(path, { recursive: true, force: true });
+  } catch (thrown) {
+    if (!isErrno(thrown, 'EACCES')) throw thrown;
+    unlock(Buffer.from(path));
+    await rm(path, { recursive: true, force: true });
+  }
   return 0;
+}
+
+/** Opens directories to their owner, who is not root and has locked himself out. */
+function unlock(path: Buffer): void {
+  chmodSync(path, 0o700);
+  for (const name of readdirSync(path, { encoding: 'buffer' })) {
+    const below = Buffer.concat([path, Buffer.from('/'), name]);
+    if (lstatSync(below).isDirectory()) unlock(below);
+  }
 }
 
 function namesIn(path: string): string[] {

@@ -95,8 +95,8 @@ function wholeName(text: string): string {
 }
 
 function noticeOf(images: { imageId: Digest; manifestDigest: Digest }[]): string {
-  const which = images.map((image) => `${digestHex(image.imageId).slice(0, 12)} → ${image.manifestDigest}`).join(', ');
-  return `layers are written uncompressed under a new manifest, so its digest differs from the one that was loaded (${which}); diff IDs and image ids are unchanged`;
+  const which = images.map((image) => `image ${digestHex(image.imageId).slice(0, 12)}: ${image.manifestDigest}`);
+  return `layers are written uncompressed under a new manifest, whose digest differs from that of any earlier one (${which.join(', ')}); diff IDs and image ids are unchanged`;
 }
 
 class StoreHost implements SaveHost {

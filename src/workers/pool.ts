@@ -5,7 +5,8 @@
  *   bulk   – layers coming in, commits, checks: one to a thread
  *   stream – what goes out at the pace of a client: many to a thread, since they mostly wait
  *   sweep  – unlinking the trash
- * Threads start when they are needed and end when they have been idle for a while.
+ * Threads start when they are needed and end when they have been idle for a while, but for those that a lane keeps:
+ * starting one takes longer than a mount.
  */
 import { Worker, type MessagePort } from 'node:worker_threads';
 import { LayerdError } from '../core/errors.js';
@@ -14,10 +15,13 @@ import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
 
 export type Lane = 'short' | 'unmount' | 'bulk' | 'stream' | 'sweep';
 
-/** How many threads a lane may have, and how many calls each takes at a time. */
 export interface LaneSize {
+  /** How many threads it may have. */
   threads: number;
+  /** How many calls each takes at a time. */
   callsPerThread: number;
+  /** How many stay, once they were needed. */
+  keep: number;
 }
 
 export interface RunOptions {
@@ -148,8 +152,12 @@ class LaneQueue {
     }
   }
 
+  private usable(): Thread[] {
+    return [...this.threads].filter((thread) => !thread.ending);
+  }
+
   private freeThread(): Thread | null {
-    const usable = [...this.threads].filter((thread) => !thread.ending);
+    const usable = this.usable();
     const idle = usable.find((thread) => thread.load === 0);
     if (idle !== undefined) return idle;
     if (usable.length >= this.size.threads) {
@@ -160,6 +168,7 @@ class LaneQueue {
       this.name,
       this.settings,
       () => this.dispatch(),
+      () => this.usable().length > this.size.keep,
       () => {
         this.threads.delete(thread);
         if (!this.closed) this.dispatch();
@@ -178,9 +187,11 @@ class Thread {
   /** It has been idle and is ending: it takes no calls any more. */
   ending = false;
   private readonly onFree: () => void;
+  private readonly mayEnd: () => boolean;
 
-  constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, onGone: () => void) {
+  constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, mayEnd: () => boolean, onGone: () => void) {
     this.onFree = onFree;
+    this.mayEnd = mayEnd;
     this.worker = new Worker(new URL('thread.js', import.meta.url), {
       name: `layerd-${lane}`,
       workerData: settings,
@@ -236,11 +247,15 @@ class Thread {
     this.running.delete(call.id);
     if (this.running.size === 0) {
       this.worker.unref();
-      this.idle = setTimeout(() => void this.end(), IDLE_MS).unref();
+      this.idle = setTimeout(() => this.endIfMany(), IDLE_MS).unref();
     }
     if ('error' in message) call.reject(LayerdError.fromBody(message.error));
     else call.resolve(message.result);
     this.onFree();
+  }
+
+  private endIfMany(): void {
+    if (this.mayEnd()) void this.end();
   }
 
   private stopIdle(): void {

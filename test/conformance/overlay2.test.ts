@@ -1,14 +1,18 @@
-import { createDrivers } from '../../drivers/index.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
 import { needsRoot } from '../support.js';
 import { loopFileSystem } from './file-system.js';
 import { driverSuite } from './suite.js';
 
-for (const fileSystem of [loopFileSystem('ext4'), loopFileSystem('xfs'), loopFileSystem('btrfs')]) {
-  driverSuite({
-    driver: 'overlay2',
-    makeDrivers: (places) => createDrivers(places, DEFAULT_ENGINE_CONFIG.driverOptions),
-    fileSystem,
-    needs: [needsRoot()],
-  });
-}
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('ext4'), needs: [needsRoot()], thorough: true });
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('xfs'), needs: [needsRoot()], thorough: false });
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('btrfs'), needs: [needsRoot()], thorough: false });
+
+const { driverOptions } = DEFAULT_ENGINE_CONFIG;
+driverSuite({
+  driver: 'overlay2',
+  way: ' with index, without redirect_dir',
+  options: { ...driverOptions, overlay: { ...driverOptions.overlay, index: true, redirectDir: false } },
+  fileSystem: loopFileSystem('ext4'),
+  needs: [needsRoot()],
+  thorough: false,
+});

@@ -3,11 +3,12 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Driver, RootAttributes, SnapshotSpec, StoredLayer } from '../../drivers/driver.js';
-import type { Drivers } from '../../drivers/index.js';
+import { createDrivers, type Drivers } from '../../drivers/index.js';
 import { catalogFile, catalogTree } from '../../src/content/catalog-file.js';
 import { ingest, type Ingested } from '../../src/content/ingest.js';
 import { inheritedDirectories } from '../../src/content/merge.js';
 import type { ByteSource } from '../../src/content/source.js';
+import type { DriverOptions } from '../../src/core/engine-config.js';
 import { Places } from '../../src/core/places.js';
 import type { DriverName } from '../../src/core/words.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
@@ -35,19 +36,21 @@ export class Rig {
   readonly places: Places;
   readonly driver: Driver;
   readonly drivers: Drivers;
+  readonly options: DriverOptions;
   private readonly path: string;
   private readonly layers: RigLayer[] = [];
   private readonly snapshots: RigSnapshot[] = [];
   private names = 0;
 
-  constructor(path: string, name: DriverName, makeDrivers: (places: Places) => Drivers) {
+  constructor(path: string, name: DriverName, options: DriverOptions) {
     this.path = path;
+    this.options = options;
     this.places = new Places(join(path, 'root'), join(path, 'run'));
     const { layers, snapshots, trees, blobs, empty, trash, layerMounts, merged } = this.places;
     for (const directory of [layers, snapshots, trees, blobs, empty, trash, layerMounts, merged]) {
       mkdirSync(directory, { recursive: true, mode: 0o700 });
     }
-    this.drivers = makeDrivers(this.places);
+    this.drivers = createDrivers(this.places, options);
     this.driver = this.drivers(name);
   }
 
@@ -62,9 +65,12 @@ export class Rig {
     return join(this.path, name);
   }
 
-  async layer(content: LayerContent | ByteSource, driver: DriverName = this.driver.name): Promise<RigLayer> {
+  async layer(
+    content: LayerContent | ByteSource,
+    driver: DriverName = this.driver.name,
+    dir: string = this.newName('l'),
+  ): Promise<RigLayer> {
     const source = Symbol.asyncIterator in content ? content : oneChunk(tarOf(content));
-    const dir = this.newName('l');
     const ingested = await ingest(source, this.drivers(driver).layers.begin(dir), {});
     const { diffId, size, opaqueRoot } = ingested;
     const layer: RigLayer = { driver, dir, diffId, size, opaqueRoot, ingested };
@@ -106,11 +112,19 @@ export class Rig {
       ...options,
     };
     await this.driver.snapshots.create(spec);
-    const snapshot: RigSnapshot = new RigSnapshot(this, stack, spec, () =>
-      this.snapshots.splice(this.snapshots.indexOf(snapshot), 1),
-    );
-    this.snapshots.push(snapshot);
+    const snapshot = new RigSnapshot(this, stack, spec);
+    this.adopt(snapshot);
     return snapshot;
+  }
+
+  /** A snapshot that somebody else has made here. */
+  adopt(snapshot: RigSnapshot): void {
+    this.snapshots.push(snapshot);
+  }
+
+  /** A snapshot that somebody else has removed. */
+  forget(snapshot: RigSnapshot): void {
+    this.snapshots.splice(this.snapshots.indexOf(snapshot), 1);
   }
 
   view(stack: RigStack): Promise<RigSnapshot> {
@@ -145,13 +159,11 @@ export class RigSnapshot {
   readonly spec: SnapshotSpec;
   private readonly rig: Rig;
   private readonly stack: RigStack;
-  private readonly forget: () => void;
 
-  constructor(rig: Rig, stack: RigStack, spec: SnapshotSpec, forget: () => void) {
+  constructor(rig: Rig, stack: RigStack, spec: SnapshotSpec) {
     this.rig = rig;
     this.stack = stack;
     this.spec = spec;
-    this.forget = forget;
   }
 
   /** The merged root. */
@@ -201,7 +213,7 @@ export class RigSnapshot {
     const trash = join(this.rig.places.trash, this.spec.dir);
     renameSync(this.rig.places.snapshot(this.spec.dir), trash);
     removeAll(trash);
-    this.forget();
+    this.rig.forget(this);
   }
 
   private get keeper() {

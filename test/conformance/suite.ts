@@ -3,40 +3,70 @@
  * name. Trees are read by a program that shares nothing with layerd; what they should be says a plain model of the image
  * specification, or a plain directory in which the same things were done.
  */
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
-import type { Drivers } from '../../drivers/index.js';
-import type { Places } from '../../src/core/places.js';
+import { DEFAULT_ENGINE_CONFIG, type DriverOptions } from '../../src/core/engine-config.js';
 import type { DriverName } from '../../src/core/words.js';
 import { describeWith, needsProgram, type Prerequisite } from '../support.js';
 import type { FileSystem } from './file-system.js';
-import { Rig } from './rig.js';
+import { concurrencyPart } from './parts/concurrency.js';
+import { damagePart } from './parts/damage.js';
 import { editsPart } from './parts/edits.js';
+import { limitsPart } from './parts/limits.js';
+import { mixedPart } from './parts/mixed.js';
+import { mountsPart, ODD_ROOT, oddRootPart } from './parts/mounts.js';
+import { randomPart } from './parts/random.js';
+import { removalPart } from './parts/removal.js';
 import { stacksPart } from './parts/stacks.js';
+import { tarsPart } from './parts/tars.js';
+import { Rig } from './rig.js';
 
 export interface SuiteOptions {
-  /** The driver, and how it comes together with the others. */
   driver: DriverName;
-  makeDrivers: (places: Places) => Drivers;
   fileSystem: FileSystem;
-  needs?: Prerequisite[];
-  /** Shown beside the driver's name. */
+  /** Without these the default ones. */
+  options?: DriverOptions;
+  /** Shown beside the driver's name, where there are several ways. */
   way?: string;
+  needs?: Prerequisite[];
+  /** Also what depends little on the file system and takes long. */
+  thorough: boolean;
 }
 
 /** Gives the rig of the running test. */
 export type UseRig = () => Rig;
 
-export function driverSuite(options: SuiteOptions): void {
-  const { driver, fileSystem, way = '', needs = [] } = options;
-  const programs = [needsProgram('python3'), needsProgram('setfattr', 'attr')];
-  describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...programs], () => {
-    const rig = useRig(options);
+const PROGRAMS = [
+  needsProgram('python3'),
+  needsProgram('setfattr', 'attr'),
+  needsProgram('setfacl', 'acl'),
+  needsProgram('setcap', 'libcap2-bin'),
+];
+
+export function driverSuite(suite: SuiteOptions): void {
+  const { driver, fileSystem, way = '', needs = [], thorough } = suite;
+  describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...PROGRAMS], () => {
+    const rig = useRig(suite, '');
     stacksPart(rig);
+    tarsPart(rig);
     editsPart(rig);
+    mountsPart(rig);
+    removalPart(rig);
+    concurrencyPart(rig);
+    if (!thorough) return;
+    limitsPart(rig);
+    mixedPart(rig);
+    damagePart(rig);
+    randomPart(rig);
+  });
+  if (!thorough) return;
+  describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...PROGRAMS], () => {
+    oddRootPart(useRig(suite, ODD_ROOT));
   });
 }
 
-function useRig({ driver, makeDrivers, fileSystem }: SuiteOptions): UseRig {
+/** A fresh rig for every test, in a directory below `base`. */
+function useRig({ driver, options, fileSystem }: SuiteOptions, base: string): UseRig {
   let place: ReturnType<FileSystem['make']> | null = null;
   let rig: Rig | null = null;
   let tests = 0;
@@ -46,9 +76,12 @@ function useRig({ driver, makeDrivers, fileSystem }: SuiteOptions): UseRig {
   afterAll(() => place?.dispose());
   beforeEach(() => {
     tests += 1;
-    rig = new Rig(`${place?.path}/${tests}`, driver, makeDrivers);
+    rig = new Rig(join(place?.path ?? '', base, `${tests}`), driver, options ?? DEFAULT_ENGINE_CONFIG.driverOptions);
   });
-  afterEach(() => rig?.dispose());
+  afterEach(() => {
+    rig?.dispose();
+    rig = null;
+  });
   return () => {
     if (rig === null) throw new Error('a rig is there inside a test only');
     return rig;

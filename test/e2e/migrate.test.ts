@@ -1,18 +1,22 @@
 /** A store that moves from driver to driver while containers live on it. */
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { sha256 } from '../../src/core/digest.js';
+import { toLayerdError } from '../../src/core/errors.js';
 import type { DriverName, MigrateReport, Progress } from '../../src/core/words.js';
 import { makeHome, removeHome, TestDaemon } from '../cli/daemon.js';
 import { dir, file, opaque, symlink, whiteout } from '../conformance/entries.js';
+import { loopFileSystem } from '../conformance/file-system.js';
 import { listModel } from '../conformance/listing.js';
 import { mergeModel } from '../model/merge-model.js';
 import { layerTar, type EntrySpec } from '../model/spec.js';
 import { compareTrees, describeTree, showDifferences, type TreeListing } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
 import { descriptor, layoutMembers, named, testImage, writeMembers, type TestLayer } from '../unit/image-synthetic.js';
+import { thrownBy } from '../unit/linux-fixture.js';
 import { allocatedBytes, ignore, never, withStore, type TestStore } from './store.js';
 
 /** A layer that implies `d/`, which has other attributes in each image: it needs a copy for each where copies are trees. */
@@ -229,6 +233,41 @@ describeWith('a migration', [needsRoot(), needsProgram('python3'), needsProgram(
     }
   });
 });
+
+const BTRFS = loopFileSystem('btrfs');
+
+describeWith('a migration on btrfs', [...BTRFS.needs, needsProgram('python3')], () => {
+  it('goes to subvolumes and away again; sizes are those of the driver', async () => {
+    const place = BTRFS.make();
+    try {
+      await withStore({ driver: 'overlay2', root: join(place.path, 'root') }, async (store) => {
+        await store.load(archive);
+        expect(await migrate(store, 'btrfs')).toMatchObject({ chains: CHAINS, chainsLeft: 0, failures: [] });
+        for (const ref of Object.keys(IMAGES)) await expectShown(store, ref, `new-${ref.length}`, 'btrfs');
+        await store.engine.createContainer(ONE, { name: 'limited', sizeLimit: 1 << 20 });
+        const { path } = await store.engine.mount('limited');
+        const refused = thrownBy(() => {
+          for (let index = 0; index < 8; index += 1)
+            writeFileSync(join(path, `f${index}`), Buffer.alloc(1 << 20, index + 1));
+        });
+        expect(toLayerdError(refused)).toMatchObject({ code: 'NO_SPACE', details: { errno: 'EDQUOT' } });
+        expect(await store.problems()).toEqual([]);
+
+        expect(await migrate(store, 'erofs')).toMatchObject({ chains: CHAINS, chainsLeft: 0, failures: [] });
+        await expectShown(store, ONE, 'away', 'erofs');
+        await store.removeAll();
+        expect(await store.problems()).toEqual([]);
+        expect(subvolumes(place.path)).toBe('');
+      });
+    } finally {
+      place.dispose();
+    }
+  });
+});
+
+function subvolumes(path: string): string {
+  return execFileSync('btrfs', ['subvolume', 'list', path], { encoding: 'utf8' });
+}
 
 /** The path of the only file of this name below a directory. */
 function findFile(root: string, name: string): string {

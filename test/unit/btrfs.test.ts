@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { createDrivers, probeDrivers } from '../../drivers/index.js';
+import { probeDrivers } from '../../drivers/index.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
 import { toLayerdError } from '../../src/core/errors.js';
 import { Places } from '../../src/core/places.js';
@@ -184,7 +184,7 @@ function useRig(before: (make: () => void) => void, after: (dispose: () => void)
   after(() => place.dispose());
   beforeEach(() => {
     tests += 1;
-    rig = new Rig(join(place.path, String(tests)), 'btrfs', (places) => createDrivers(places, options));
+    rig = new Rig(join(place.path, String(tests)), 'btrfs', options);
   });
   afterEach(() => rig.dispose());
   return () => rig;

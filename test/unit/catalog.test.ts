@@ -198,7 +198,7 @@ describe('a damaged catalog', () => {
   });
 
   it('that is not there is an errno', async () => {
-    await expect(readCatalogFacts(join(dir, 'absent'))).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(readCatalogFacts(join(dir, 'absent'))).rejects.toMatchObject({ code: 'LAYER_DAMAGED' });
   });
 });
 

@@ -11,7 +11,7 @@ import { EDITS, IMAGE, type Edit } from '../edits.js';
 import { file } from '../entries.js';
 import { collect, oneChunk, tarOf, type Rig, type RigStack } from '../rig.js';
 import type { UseRig } from '../suite.js';
-import { expectEqualTrees } from './stacks.js';
+import { expectEqualTrees, withoutSockets } from './stacks.js';
 
 const APPLY = fileURLToPath(new URL('../../../../test/model/apply.py', import.meta.url));
 
@@ -25,11 +25,6 @@ async function plainDirectory(rig: Rig, script: string): Promise<TreeListing> {
   }
   execFileSync('sh', ['-euc', script], { cwd: directory });
   return describeTree(directory);
-}
-
-/** A tar holds no sockets. */
-function withoutSockets(listing: TreeListing): TreeListing {
-  return new Map([...listing].filter(([, { type }]) => type !== 'socket'));
 }
 
 function applies(edit: Edit, properties: DriverProperties): boolean {

@@ -12,6 +12,11 @@ export function expectEqualTrees(found: TreeListing, expected: TreeListing): voi
   expect(showDifferences(compareTrees(found, expected))).toBe('');
 }
 
+/** A tar holds no sockets. */
+export function withoutSockets(listing: TreeListing): TreeListing {
+  return new Map([...listing].filter(([, { type }]) => type !== 'socket'));
+}
+
 /** The stack as a view and as a container, mounted and exported, and its layers as tars. */
 export async function expectShows(
   rig: Rig,

@@ -1,0 +1,91 @@
+/** Contenders against each other on the same archives: interleaved, medians, ratios. */
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fixture, type Fixture } from './fixtures/fixtures.js';
+import type { FixtureName } from './fixtures/recipes.js';
+import { run } from './fixtures/shell.js';
+import { columns, median, shown, warmCache, type Figure } from './harness.js';
+import { contenders, type Contender, type Form } from './peers.js';
+
+const FORMS: readonly Form[] = ['gzip', 'plain'];
+
+/** Imports by layerd, by the peers that are installed, and by the bare tools. Needs root. */
+export async function compare(
+  names: readonly FixtureName[],
+  drivers: readonly string[],
+  runs: number,
+): Promise<Figure[]> {
+  const present: Contender[] = [];
+  for (const contender of contenders(drivers)) {
+    const missing = await missingPrograms(contender);
+    if (missing.length === 0) present.push(contender);
+    else process.stderr.write(`${contender.name}: ${missing.join(', ')} not installed\n`);
+  }
+  const figures = new Map<string, Figure>();
+  for (const name of names) {
+    const image = await fixture(name);
+    for (const form of Object.values(image.forms)) warmCache(form.path);
+    for (let round = 0; round < runs; round += 1) {
+      for (const form of FORMS) {
+        for (const contender of present.filter(({ forms }) => forms.includes(form))) {
+          process.stderr.write(`${name}, ${form}, ${contender.name} …\n`);
+          const ms = await once(contender, image, form);
+          const key = `${name} ${form} ${contender.name}`;
+          const figure = figures.get(key) ?? newFigure(name, form, contender.name);
+          figures.set(key, figure);
+          figure.runs.push(ms);
+        }
+      }
+    }
+  }
+  return [...figures.values()];
+}
+
+/** The medians, and how often each goes into that of the first contender, which is layerd with its best driver. */
+export function ratios(figures: readonly Figure[]): string {
+  const firsts = new Map<string, number>();
+  const rows = figures.map((figure) => {
+    const ms = median(figure.runs);
+    const race = `${figure.fixture} ${figure.scenario}`;
+    const first = firsts.get(race) ?? ms;
+    firsts.set(race, first);
+    return [figure.fixture, figure.scenario, figure.driver, `${shown(ms / 1000)} s`, `${shown(ms / first)} ×`];
+  });
+  const header = ['FIXTURE', 'FORM', 'BY', 'MEDIAN', 'TIMES THE FIRST'];
+  rows.sort((a, b) => `${a[0]} ${a[1]}`.localeCompare(`${b[0]} ${b[1]}`));
+  return columns([header, ...rows]);
+}
+
+function newFigure(name: string, form: Form, contender: string): Figure {
+  return { scenario: `import (${form})`, driver: contender, fixture: name, unit: 'ms', runs: [] };
+}
+
+async function once(contender: Contender, image: Fixture, form: Form): Promise<number> {
+  // a short name: mount options of the peers take one page
+  const home = mkdtempSync(join(tmpdir(), 'vs-'));
+  try {
+    mkdirSync(home, { recursive: true });
+    // nobody pays for what another left to be written
+    await run('sync', ['--file-system', home]);
+    return await contender.import(image, form, home);
+  } finally {
+    await unmountBelow(home);
+    rmSync(home, { recursive: true, force: true });
+  }
+}
+
+/** Some peers leave their own directory mounted upon itself. */
+async function unmountBelow(home: string): Promise<void> {
+  const targets = (await run('findmnt', ['--list', '--noheadings', '--output', 'TARGET'])).split('\n');
+  for (const target of targets.filter((path) => path.startsWith(`${home}/`)).toReversed())
+    await run('umount', [target]);
+}
+
+async function missingPrograms({ programs }: Contender): Promise<string[]> {
+  const missing: string[] = [];
+  for (const program of programs) {
+    await run('sh', ['-c', `command -v ${program}`]).catch(() => missing.push(program));
+  }
+  return missing;
+}

@@ -1,0 +1,216 @@
+/**
+ * Other engines on the same archives, and what the machine takes for the bare work. Each starts from nothing in a
+ * directory of its own; what is timed is the whole request.
+ */
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { createReadStream, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { startDaemon } from '../examples/private-daemon.js';
+import type { Fixture } from './fixtures/fixtures.js';
+import { ended, run } from './fixtures/shell.js';
+import { timed } from './harness.js';
+
+/** How the layers come: compressed, or as plain tars. */
+export type Form = 'gzip' | 'plain';
+
+/** What brings an image in. */
+export interface Contender {
+  name: string;
+  kind: 'layerd' | 'peer' | 'floor';
+  forms: readonly Form[];
+  /** Programs that it needs on PATH. */
+  programs: readonly string[];
+  /** Milliseconds; everything it makes lies below `home`. */
+  import(image: Fixture, form: Form, home: string): Promise<number>;
+}
+
+export function contenders(drivers: readonly string[]): Contender[] {
+  return [...drivers.map(layerd), containerd, dockerd, skopeo, umoci, extraction, bareWork];
+}
+
+function archive(image: Fixture, form: Form): string {
+  return form === 'gzip' ? image.forms.ociArchive.path : image.forms.dockerArchive.path;
+}
+
+function layerd(driver: string): Contender {
+  return {
+    name: `layerd ${driver}`,
+    kind: 'layerd',
+    forms: ['gzip', 'plain'],
+    programs: [],
+    import: async (image, form, home) => {
+      const daemon = await startDaemon(home, ['--driver', driver, '--log-level', 'warn']);
+      try {
+        const ms = await timed(() => daemon.client.load(archive(image, form)));
+        for (const { id } of await daemon.client.images()) await daemon.client.removeImage(id, { force: true });
+        await daemon.client.gc({ grace: 0, wait: true });
+        return ms;
+      } finally {
+        await daemon.stop();
+      }
+    },
+  };
+}
+
+const containerd: Contender = {
+  name: 'containerd (ctr image import)',
+  kind: 'peer',
+  forms: ['gzip'],
+  programs: ['containerd', 'ctr'],
+  import: (image, form, home) => {
+    const config = join(home, 'config.toml');
+    const socket = join(home, 's');
+    writeFileSync(
+      config,
+      [
+        'version = 2',
+        `root = "${home}/root"`,
+        `state = "${home}/state"`,
+        'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]',
+        `[grpc]\n  address = "${socket}"`,
+        `[ttrpc]\n  address = "${home}/t"`,
+      ].join('\n'),
+    );
+    return withServer('containerd', ['--config', config], socket, () =>
+      timed(() => run('ctr', ['--address', socket, 'images', 'import', archive(image, form)])),
+    );
+  },
+};
+
+const dockerd: Contender = {
+  name: 'dockerd (docker load)',
+  kind: 'peer',
+  forms: ['plain'],
+  programs: ['dockerd', 'docker'],
+  import: (image, form, home) => {
+    const config = join(home, 'config.json');
+    const socket = join(home, 's');
+    writeFileSync(config, '{}');
+    const flags = [
+      '--config-file',
+      config,
+      '--host',
+      `unix://${socket}`,
+      '--pidfile',
+      join(home, 'pid'),
+      '--data-root',
+      join(home, 'data'),
+      '--exec-root',
+      join(home, 'exec'),
+      '--storage-driver',
+      'overlay2',
+      '--bridge',
+      'none',
+      '--iptables=false',
+      '--ip-forward=false',
+      '--ip-masq=false',
+    ];
+    return withServer('dockerd', flags, socket, () =>
+      timed(() => run('docker', ['--host', `unix://${socket}`, 'load', '--input', archive(image, form)])),
+    );
+  },
+};
+
+const skopeo: Contender = {
+  name: 'skopeo (containers-storage)',
+  kind: 'peer',
+  forms: ['gzip', 'plain'],
+  programs: ['skopeo'],
+  import: (image, form, home) => {
+    const from = `${form === 'gzip' ? 'oci-archive' : 'docker-archive'}:${archive(image, form)}`;
+    const to = `containers-storage:[overlay@${home}/root+${home}/run]bench/${image.name}:1`;
+    return timed(() => run('skopeo', ['--insecure-policy', 'copy', '--quiet', from, to]));
+  },
+};
+
+const umoci: Contender = {
+  name: 'umoci (unpack)',
+  kind: 'peer',
+  forms: ['gzip'],
+  programs: ['umoci'],
+  import: (image, _form, home) =>
+    timed(() =>
+      run('umoci', ['unpack', '--image', `${image.forms.ociLayout.path}:${image.tag}`, join(home, 'bundle')]),
+    ),
+};
+
+const extraction: Contender = {
+  name: 'floor: tar -x',
+  kind: 'floor',
+  forms: ['gzip', 'plain'],
+  programs: ['igzip', 'tar'],
+  import: async (image, form, home) => {
+    const sources = form === 'gzip' ? blobs(image).map((path) => `igzip -dc '${path}'`) : await members(image);
+    return timed(async () => {
+      for (const [index, source] of sources.entries()) {
+        const target = join(home, String(index));
+        mkdirSync(target);
+        await run('sh', ['-c', `${source} | tar -x --numeric-owner -p -C '${target}'`]);
+      }
+    });
+  },
+};
+
+/**
+ * All work that nobody can leave out: inflating, sha256 of blobs and tars, writing the tars durably; each by itself at its
+ * best rate, together divided by the cores, or the inflating of the largest layer where that is longer.
+ */
+const bareWork: Contender = {
+  name: 'floor: inflate, hash, write',
+  kind: 'floor',
+  forms: ['gzip', 'plain'],
+  programs: ['igzip', 'dd', 'nproc'],
+  import: async (image, form, home) => {
+    const tars = image.forms.dockerArchive.path;
+    let work = await timed(() => digest(tars));
+    work += await timed(() => run('dd', [`if=${tars}`, `of=${join(home, 'tars')}`, 'bs=1M', 'conv=fdatasync']));
+    let longest = 0;
+    for (const blob of form === 'gzip' ? blobs(image) : []) {
+      const inflating = await timed(() => run('sh', ['-c', `igzip -dc '${blob}' > /dev/null`]));
+      work += inflating + (await timed(() => digest(blob)));
+      longest = Math.max(longest, inflating);
+    }
+    return Math.max(work / Number(await run('nproc', [])), longest);
+  },
+};
+
+function blobs(image: Fixture): string[] {
+  return image.layers.map(({ blobDigest }) => join(image.forms.ociLayout.path, 'blobs', blobDigest.replace(':', '/')));
+}
+
+/** Commands that print the layers of the docker-archive. */
+async function members(image: Fixture): Promise<string[]> {
+  const { path } = image.forms.dockerArchive;
+  const [manifest] = JSON.parse(await run('tar', ['-xOf', path, 'manifest.json'])) as [{ Layers: string[] }];
+  return manifest.Layers.map((name) => `tar -xOf '${path}' '${name}'`);
+}
+
+async function digest(path: string): Promise<void> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(chunk as Buffer);
+  hash.digest();
+}
+
+/** Runs `work` while a server of its own listens at `socket`. */
+async function withServer<T>(program: string, flags: string[], socket: string, work: () => Promise<T>): Promise<T> {
+  const server = spawn(program, flags, { stdio: ['ignore', 'ignore', 'pipe'] });
+  const end = ended(server, program);
+  const early = end.then(() => Promise.reject(new Error(`${program} ended by itself`)));
+  early.catch(() => undefined);
+  try {
+    await Promise.race([listening(socket), early]);
+    return await work();
+  } finally {
+    server.kill('SIGTERM');
+    await end.catch(() => undefined);
+  }
+}
+
+async function listening(socket: string): Promise<void> {
+  for (const until = Date.now() + 30_000; !existsSync(socket);) {
+    if (Date.now() > until) throw new Error(`nothing listens at ${socket} after 30 s`);
+    await sleep(50);
+  }
+}
