@@ -223,11 +223,6 @@ export const EDITS: Record<string, Edit> = {
     ],
     renames: true,
   },
-  'two directories of the image exchanged that look the same': {
-    script: 'mv twins/left t; mv twins/right twins/left; mv t twins/right',
-    changes: ['C /twins', 'C /twins/left', 'C /twins/left/same', 'C /twins/right', 'C /twins/right/same'],
-    renames: true,
-  },
   'names that sort around a slash': {
     script: 'mkdir usr.d usr-x usr0; touch usr.d/a usr-x/b usr0/c usr/lib/n usr/lib.d',
     changes: [
