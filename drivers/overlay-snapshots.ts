@@ -150,11 +150,11 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   /** The overlay of the snapshot, its lowers mounted where they need it. */
   private overlay(spec: SnapshotSpec): OverlaySpec & { options: Record<string, string | true> } {
-    const { redirectDir, index, xino } = this.context.options.overlay;
+    const { redirectDir, xino } = this.context.options.overlay;
     const options: Record<string, string | true> = {
       redirect_dir: redirectDir ? 'on' : 'off',
       metacopy: 'off',
-      index: index ? 'on' : 'off',
+      index: 'off',
       xino,
     };
     const source = `layerd-${spec.dir}`;

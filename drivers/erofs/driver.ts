@@ -20,7 +20,7 @@ export const erofsDriver: DriverModule = {
         readOnlyViews: true,
         mountInstructions: true,
         renamesLowerDirectories: context.options.overlay.redirectDir,
-        hardLinksSurviveCopyUp: context.options.overlay.index,
+        hardLinksSurviveCopyUp: false,
         setsAclsOnLayerFiles: false,
         fullFidelity: true,
         maxDepth: Number.MAX_SAFE_INTEGER,

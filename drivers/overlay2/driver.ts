@@ -19,7 +19,7 @@ export const overlay2Driver: DriverModule = {
       readOnlyViews: true,
       mountInstructions: true,
       renamesLowerDirectories: context.options.overlay.redirectDir,
-      hardLinksSurviveCopyUp: context.options.overlay.index,
+      hardLinksSurviveCopyUp: false,
       setsAclsOnLayerFiles: true,
       fullFidelity: true,
       maxDepth: OVERLAY_MAX_LOWERS,

@@ -9,7 +9,6 @@ export function engineConfigOf(settings: Settings): EngineConfig {
     driver: settings.driver,
     driverOptions: {
       overlay: {
-        index: settings['overlay.index'],
         xino: settings['overlay.xino'],
         redirectDir: settings['overlay.redirect_dir'],
       },

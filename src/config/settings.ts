@@ -85,7 +85,6 @@ export const SETTINGS = {
     'A layer with more entries is refused.',
   ),
   'limits.layer_size': setting(size, ENGINE.limits.layerBytes, 'A layer with more uncompressed bytes is refused.'),
-  'overlay.index': setting(flag, overlay.index, "overlay's inode index: hard links survive a copy-up."),
   'overlay.xino': setting(choice('on', 'off', 'auto'), overlay.xino, "overlay's unique inode numbers across layers."),
   'overlay.redirect_dir': setting(
     flag,

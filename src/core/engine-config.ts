@@ -7,7 +7,7 @@ import type { DriverName } from './words.js';
 
 /** Driver settings of the configuration; each driver's README reasons its defaults. */
 export interface DriverOptions {
-  overlay: { index: boolean; xino: 'on' | 'off' | 'auto'; redirectDir: boolean };
+  overlay: { xino: 'on' | 'off' | 'auto'; redirectDir: boolean };
   copy: { useFfi: boolean };
   erofs: { directio: boolean };
 }
@@ -61,7 +61,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   run: '/run/layerd',
   driver: 'auto',
   driverOptions: {
-    overlay: { index: false, xino: 'auto', redirectDir: true },
+    overlay: { xino: 'auto', redirectDir: true },
     copy: { useFfi: true },
     erofs: { directio: false },
   },

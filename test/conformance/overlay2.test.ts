@@ -10,8 +10,8 @@ driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('btrfs'), needs: [n
 const { driverOptions } = DEFAULT_ENGINE_CONFIG;
 driverSuite({
   driver: 'overlay2',
-  way: ' with index, without redirect_dir',
-  options: { ...driverOptions, overlay: { ...driverOptions.overlay, index: true, redirectDir: false } },
+  way: ' without redirect_dir, with xino',
+  options: { ...driverOptions, overlay: { ...driverOptions.overlay, xino: 'on', redirectDir: false } },
   fileSystem: loopFileSystem('ext4'),
   needs: [needsRoot()],
   thorough: false,
