@@ -7,7 +7,6 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
 import { catalogFile, readCatalog, readCatalogFacts } from '../src/content/catalog-file.js';
 import { fileSource } from '../src/content/file-source.js';
 import { ingest } from '../src/content/ingest.js';
@@ -18,18 +17,13 @@ import { isErrno, LayerdError, toLayerdError } from '../src/core/errors.js';
 import type { Places } from '../src/core/places.js';
 import type { DriverName } from '../src/core/words.js';
 import type { LayerFault, LayerKeeper, StoredLayer } from './driver.js';
-import { CatalogSink, TarSink, type TarLayer } from './tar-sink.js';
+import { CatalogSink, tarFile, TarSink, type TarLayer } from './tar-sink.js';
 
 export interface TarLayersOptions {
   driver: DriverName;
   places: Places;
   /** Nobody reads the tar through the page cache soon: it is dropped from it once it is on disk. */
   dropCache?: boolean;
-}
-
-/** Where the tar of the stored layer in `directory` lies. */
-export function tarFile(directory: string): string {
-  return join(directory, 'tar');
 }
 
 export class TarLayers implements LayerKeeper {

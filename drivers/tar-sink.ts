@@ -1,7 +1,7 @@
 /** Sinks for layers that are kept as their tars. */
 import { mkdirSync, renameSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { decodeHeader, PREFIX_BYTES, type CatalogFacts } from '../src/content/catalog.js';
 import { catalogFile, writeCatalog } from '../src/content/catalog-file.js';
@@ -11,7 +11,6 @@ import type { Digest } from '../src/core/digest.js';
 import type { DriverName } from '../src/core/words.js';
 import { syncPaths } from '../src/disk/sync.js';
 import { measureTree } from '../src/disk/usage.js';
-import { tarFile } from './tar-layers.js';
 
 /** A layer whose tar is whole and right. */
 export interface TarLayer {
@@ -30,6 +29,11 @@ export interface TarSinkOptions {
   dropCache: boolean;
   /** See TarLayers.writeBeside. */
   writeBeside: (layer: TarLayer) => string[];
+}
+
+/** Where the tar of the stored layer in `directory` lies. */
+export function tarFile(directory: string): string {
+  return join(directory, 'tar');
 }
 
 /** Payloads stay where they are in the tar, and the tree that comes in the end says what is made of them. */

@@ -8,7 +8,7 @@
  */
 import { join } from 'node:path';
 import { inheritedFile } from '../../src/content/inherited.js';
-import { tarFile } from '../tar-layers.js';
+import { tarFile } from '../tar-sink.js';
 
 export interface LayerFiles {
   directory: string;

@@ -4,7 +4,7 @@
  * in the mount, as after any extraction.
  */
 import type { LayerNode } from '../../src/content/layer-tree.js';
-import { isSettableXattr } from '../../src/content/names.js';
+import { isSettableXattr } from '../../src/content/xattr-rules.js';
 import { overlayMarks } from '../../src/content/overlay-marks.js';
 import { displayBytes, type ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, ftruncateSync, type BigIntStats } from 'node:fs';
 import { DirectoryCursor } from '../../src/content/directory-cursor.js';
 import { LayerNode } from '../../src/content/layer-tree.js';
 import { createSpecial, finishFile, naming, restoreAttributes, setAttributes } from '../../src/content/node-writer.js';
-import { isPrivateXattr } from '../../src/content/names.js';
+import { isPrivateXattr } from '../../src/content/xattr-rules.js';
 import { openUncovered } from '../../src/content/tree-tar.js';
 import { bytesOf, fromBuffer, toBuffer, type ByteString } from '../../src/core/bytes.js';
 import { isErrno } from '../../src/core/errors.js';

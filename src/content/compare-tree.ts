@@ -9,7 +9,7 @@ import { AT_FDCWD, close, fdPathOf, openat, readlinkat } from '../linux/files.js
 import { statFd, tryStatAt, type FileStat } from '../linux/stat.js';
 import { readXattrs } from '../linux/xattr.js';
 import type { LayerNode } from './layer-tree.js';
-import { isPrivateXattr, isSettableXattr } from './names.js';
+import { isPrivateXattr, isSettableXattr } from './xattr-rules.js';
 import { OPAQUE_MARK, ORIGIN_MARK, overlayMarks } from './overlay-marks.js';
 
 /** One way in which a path on disk is not what it should be; '' is the root. */

@@ -1,5 +1,5 @@
 import { LayerdError } from '../core/errors.js';
-import type { Compression } from './compression.js';
+import type { Compression } from './compression-magic.js';
 import { invalidStream } from './inflate-error.js';
 import type { ByteSource } from './source.js';
 

@@ -1,5 +1,5 @@
 import { LayerdError } from '../core/errors.js';
-import type { Compression } from './compression.js';
+import type { Compression } from './compression-magic.js';
 
 /** What is wrong with a compressed stream, and after how many of its bytes that was seen. */
 export function invalidStream(compression: Compression, what: string, offset: number, cause?: unknown): LayerdError {

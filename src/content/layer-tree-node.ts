@@ -1,8 +1,7 @@
 import type { ByteString } from '../core/bytes.js';
 import type { SparseSegment, TarEntry, TarTime } from '../tar/entry.js';
-import { isPrivateXattr } from './names.js';
-
-export type NodeKind = 'file' | 'directory' | 'symlink' | 'char' | 'block' | 'fifo' | 'whiteout';
+import type { NodeKind } from './node-kind.js';
+import { isPrivateXattr } from './xattr-rules.js';
 
 const EPOCH: TarTime = { sec: 0, nsec: 0 };
 const NO_NAME = '' as ByteString;

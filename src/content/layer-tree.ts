@@ -28,7 +28,8 @@ import {
   type NameMeaning,
 } from './names.js';
 
-export { LayerNode, type NodeKind } from './layer-tree-node.js';
+export { LayerNode } from './layer-tree-node.js';
+export type { NodeKind } from './node-kind.js';
 export type { ImpliedStep } from './layer-tree-resolve.js';
 
 /**

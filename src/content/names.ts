@@ -4,7 +4,6 @@
  */
 import { displayBytes, type ByteString } from '../core/bytes.js';
 import { LayerdError, type ErrorCode } from '../core/errors.js';
-import type { NodeKind } from './layer-tree-node.js';
 
 /** Most bytes that Linux allows in one component of a path (NAME_MAX). */
 const NAME_MAX = 255;
@@ -35,31 +34,6 @@ export function whiteoutTarget(name: ByteString): ByteString {
 /** The name of the whiteout that removes `name`. */
 export function whiteoutOf(name: ByteString): ByteString {
   return (WHITEOUT_PREFIX + name) as ByteString;
-}
-
-/**
- * Extended attributes that a file system keeps for itself and shows to root nevertheless: they never come from a tar and
- * never go into one. Overlay steers itself by its own (opaque, redirect, metacopy, origin, …), of root's and of users'
- * mounts; XFS shows each ACL a second time as it lies on disk.
- */
-export function isPrivateXattr(xattr: ByteString): boolean {
-  return PRIVATE_XATTRS.some((prefix) => xattr.startsWith(prefix));
-}
-
-const PRIVATE_XATTRS = ['trusted.overlay.', 'user.overlay.', 'trusted.SGI_ACL_'];
-
-const ACLS: ReadonlySet<string> = new Set(['system.posix_acl_access', 'system.posix_acl_default']);
-const XATTR_SPACES = ['user.', 'trusted.', 'security.'];
-
-/**
- * Whether Linux has a place for an extended attribute on a file of this kind: xattr(7). Others (`com.apple.provenance`,
- * `user.x` on a symbolic link) stay in the layer's tar and are on no disk, as after any extraction.
- */
-export function isSettableXattr(xattr: ByteString, kind: NodeKind): boolean {
-  if (ACLS.has(xattr)) return kind !== 'symlink';
-  const space = XATTR_SPACES.find((prefix) => xattr.startsWith(prefix) && xattr.length > prefix.length);
-  if (space === undefined || xattr.length > NAME_MAX) return false;
-  return space !== 'user.' || kind === 'file' || kind === 'directory';
 }
 
 /** A failure that names the entry of the tar it speaks of. */

@@ -24,7 +24,7 @@ import {
 } from '../linux/files.js';
 import { listXattrs, removeXattr, setXattr } from '../linux/xattr.js';
 import type { LayerNode } from './layer-tree.js';
-import { isSettableXattr } from './names.js';
+import { isSettableXattr } from './xattr-rules.js';
 
 /**
  * Makes something of a layer under a name of the layer. Throws NAME_UNSUPPORTED, naming it, where the file system cannot

@@ -12,7 +12,7 @@ import { statFd, type FileStat } from '../linux/stat.js';
 import { readXattrs, type XattrTarget } from '../linux/xattr.js';
 import type { TarEntryType } from '../tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../tar/writer.js';
-import { isPrivateXattr } from './names.js';
+import { isPrivateXattr } from './xattr-rules.js';
 
 /** Something to write; descriptors stay open until the next item is asked for. */
 export type TarItem =

@@ -3,7 +3,8 @@ import { bytesOf, displayBytes, toBuffer, type ByteString } from '../core/bytes.
 import { LayerdError } from '../core/errors.js';
 import type { Change, ChangeKind } from '../core/words.js';
 import { statFd } from '../linux/stat.js';
-import { isSettableXattr, OPAQUE_MARKER, WHITEOUT_PREFIX, whiteoutOf } from './names.js';
+import { OPAQUE_MARKER, WHITEOUT_PREFIX, whiteoutOf } from './names.js';
+import { isSettableXattr } from './xattr-rules.js';
 import type { RootAttributes } from './sink.js';
 import { publicXattrs, tarOf, type TarItem, type TreeTarOptions } from './tree-tar-writer.js';
 import { UpperWalk, type UpperItem, type UpperPlaces } from './upper-walk.js';

@@ -3,7 +3,8 @@
  * a stream, plain or compressed. Every layer of the images asked for is stored when `readArchive` resolves.
  */
 import { type FileHandle, open, readlink } from 'node:fs/promises';
-import { detectCompression, inflate, MAGIC_BYTES, openCompressed } from '../content/compression.js';
+import { inflate, openCompressed } from '../content/compression.js';
+import { detectCompression, MAGIC_BYTES } from '../content/compression-magic.js';
 import type { ByteSource } from '../content/source.js';
 import { abortable } from '../content/source-abort.js';
 import type { ArchiveInput, LoadOptions } from '../core/api.js';

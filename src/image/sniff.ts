@@ -1,5 +1,5 @@
 /** Tells what a member of a streamed archive is from its name and its first bytes, before anything says what it is for. */
-import { detectCompression } from '../content/compression.js';
+import { detectCompression } from '../content/compression-magic.js';
 import type { ByteString } from '../core/bytes.js';
 import { type Digest, digestFromHex } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';

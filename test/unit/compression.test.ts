@@ -1,14 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { constants, createGzip, crc32, deflateRawSync, gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import {
-  detectCompression,
-  inflate,
-  inflaterName,
-  openCompressed,
-  type Compression,
-  type Inflater,
-} from '../../src/content/compression.js';
+import { detectCompression, type Compression } from '../../src/content/compression-magic.js';
+import { inflate, inflaterName, openCompressed, type Inflater } from '../../src/content/compression.js';
 import { zlibKnowsZstd } from '../../src/content/inflate-zlib.js';
 import { describeWith, needsProgram } from '../support.js';
 import { chunked, collect, KIB, MIB, needsLibrary, refusal, sampleBytes } from './content-samples.js';
