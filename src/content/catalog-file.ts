@@ -1,13 +1,12 @@
 /** The catalog on disk: one file in the directory of each stored layer. */
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { isErrno } from '../core/errors.js';
 import {
   catalogDamaged,
   decodeBlock,
   decodeHeader,
-  encodeHeader,
   headerLength,
   PREFIX_BYTES,
   type CatalogFacts,
@@ -75,27 +74,6 @@ export async function catalogTree(path: string): Promise<LayerTree> {
   return tree;
 }
 
-/** Replaces facts, durably: the old catalog or the new one is there, whatever happens. */
-export async function changeCatalogFacts(path: string, change: Partial<CatalogFacts>): Promise<void> {
-  const reader = await CatalogReader.open(path);
-  try {
-    const header = { ...reader.header, facts: { ...reader.header.facts, ...change } };
-    const part = `${path}.new`;
-    const fd = openSync(part, 'w', 0o600);
-    try {
-      writeAll(fd, [encodeHeader(header)]);
-      for await (const stored of reader.storedBlocks()) writeAll(fd, [stored]);
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(part, path);
-  } finally {
-    await reader.close();
-  }
-  syncDirectory(dirname(path));
-}
-
 class CatalogReader {
   readonly header: CatalogHeader;
   private readonly handle: FileHandle;
@@ -123,17 +101,10 @@ class CatalogReader {
   }
 
   async *blocks(): AsyncGenerator<CatalogRecord[]> {
-    let index = 0;
-    for await (const stored of this.storedBlocks()) {
-      const entry = this.header.blocks[index++];
-      if (entry !== undefined) yield decodeBlock(entry, stored, this.path);
-    }
-  }
-
-  async *storedBlocks(): AsyncGenerator<Buffer> {
-    for (const { stored } of this.header.blocks) {
-      yield await readExactly(this.handle, this.path, this.position, stored);
-      this.position += stored;
+    for (const entry of this.header.blocks) {
+      const stored = await readExactly(this.handle, this.path, this.position, entry.stored);
+      this.position += entry.stored;
+      yield decodeBlock(entry, stored, this.path);
     }
   }
 
@@ -185,14 +156,5 @@ async function readExactly(handle: FileHandle, path: string, position: number, l
 function writeAll(fd: number, parts: readonly Buffer[]): void {
   for (const part of parts) {
     for (let done = 0; done < part.length;) done += writeSync(fd, part, done);
-  }
-}
-
-function syncDirectory(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }

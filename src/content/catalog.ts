@@ -29,8 +29,6 @@ export interface CatalogFacts {
   implied: number;
   /** When the layer was stored: milliseconds since the epoch. */
   created: number;
-  /** Tells apart copies whose implied directories were given other attributes; null before they were given any. */
-  inherited: Digest | null;
 }
 
 /** A piece of a tar: its own bytes, or that so many payload bytes stood there. */

@@ -175,7 +175,6 @@ class Intake implements TarHandler {
       opaqueRoot,
       implied,
       created: Date.now(),
-      inherited: null,
     });
     const facts = await this.sink.commit(this.tree, catalog);
     return {

@@ -1,35 +1,33 @@
-import { open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { open, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { ByteSource } from './source.js';
 
-/** A compressed blob that is kept as it came: written beside the verification, named by its digest when that is done. */
+/** A compressed blob that is kept as it came, written beside the verification. */
 export class KeptBlob {
   private handle: FileHandle | null = null;
-  private readonly part: string;
+  private readonly path: string;
 
-  /** `part`: where it lies until it is verified. */
-  constructor(part: string) {
-    this.part = part;
+  constructor(path: string) {
+    this.path = path;
   }
 
   /** The same bytes, written to the file as they pass. */
   async *tee(source: ByteSource): AsyncGenerator<Buffer> {
-    this.handle = await open(this.part, 'wx', 0o600);
+    this.handle = await open(this.path, 'wx', 0o600);
     for await (const chunk of source) {
       await this.handle.writeFile(chunk);
       yield chunk;
     }
   }
 
-  /** The bytes were right: durable under its name. Returns the allocated bytes. */
-  async keep(path: string): Promise<number> {
+  /** The bytes were right: makes them durable. Returns the allocated bytes. */
+  async keep(): Promise<number> {
     if (this.handle === null) throw new Error('keep() before tee()');
     await this.handle.sync();
     const { blocks } = await this.handle.stat();
     await this.handle.close();
     this.handle = null;
-    await rename(this.part, path);
-    await syncDirectory(dirname(path));
+    await syncDirectory(dirname(this.path));
     return blocks * 512;
   }
 
@@ -37,7 +35,7 @@ export class KeptBlob {
   async discard(): Promise<void> {
     await this.handle?.close();
     this.handle = null;
-    await rm(this.part, { force: true });
+    await rm(this.path, { force: true });
   }
 }
 

@@ -8,7 +8,7 @@ import { join } from 'node:path';
  *   ROOT/l/DIR/          a stored layer: everything one driver keeps of one layer, self-describing
  *   ROOT/s/DIR/          a snapshot: upper and work, or a tree
  *   ROOT/t/DIR/          a tree of a whole chain (drivers that need one), rebuildable
- *   ROOT/b/HEX           a kept compressed blob
+ *   ROOT/b/FILE          a kept compressed blob, under a name of its own
  *   ROOT/e/              an empty directory, the lowest lower where overlay wants two
  *   ROOT/trash/NAME      what is to be unlinked
  *   RUN/lock             flock of the one daemon, with the root it serves
@@ -51,8 +51,8 @@ export class Places {
   get blobs(): string {
     return join(this.root, 'b');
   }
-  blob(hex: string): string {
-    return join(this.root, 'b', hex);
+  blob(file: string): string {
+    return join(this.root, 'b', file);
   }
   get empty(): string {
     return join(this.root, 'e');

@@ -129,15 +129,7 @@ export class Images {
       });
     }
     const names = byName ? [normalizeReference(text)] : null;
-    const { untagged, deleted, blobs } = await this.context.writer.run('removeImage', {
-      imageId: row.image_id,
-      refs: names,
-    });
-    if (blobs.length > 0) {
-      const hexes = blobs.map((digest) => digest.slice('sha256:'.length));
-      await this.context.pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs: hexes });
-    }
-    return { untagged, deleted };
+    return this.context.writer.run('removeImage', { imageId: row.image_id, refs: names });
   }
 
   summary(row: ImageRow): ImageSummary {

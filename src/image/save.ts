@@ -125,8 +125,9 @@ class StoreHost implements SaveHost {
   async blob(digest: Digest): Promise<SavedBytes | null> {
     const { reader, places } = this.context;
     const blob = reader.blob(digest);
-    if (blob?.kept === 1) {
-      return { size: blob.size, open: () => copied(fileSource(places.blob(digestHex(digest)), 0, blob.size)) };
+    const file = blob?.file ?? null;
+    if (blob !== undefined && file !== null) {
+      return { size: blob.size, open: () => copied(fileSource(places.blob(file), 0, blob.size)) };
     }
     // A layer that came uncompressed is its own blob.
     return reader.layer(digest) === undefined ? null : this.layerTar(digest);

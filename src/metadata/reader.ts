@@ -3,6 +3,7 @@ import type { Lease } from '../core/words.js';
 import { openReader } from './database.js';
 import type {
   BlobRow,
+  KeptBlobRow,
   ChainRow,
   ContainerRow,
   EventRow,
@@ -100,8 +101,8 @@ export class MetadataReader {
     );
   }
 
-  keptBlobs(): (BlobRow & { diff_id: Digest })[] {
-    return this.sql.all('SELECT blob.*, layer.diff_id FROM blob JOIN layer ON layer.id = layer_id WHERE kept = 1');
+  keptBlobs(): KeptBlobRow[] {
+    return this.sql.all('SELECT * FROM blob WHERE file IS NOT NULL');
   }
 
   // Chains and stacks
@@ -212,7 +213,7 @@ export class MetadataReader {
   /** Blob digests of the image's own manifest, in its order, and whether each is kept. */
   imageBlobs(imageRow: number): { digest: Digest; kept: number }[] {
     return this.sql.all(
-      `SELECT image_blob.digest, coalesce(kept, 0) AS kept FROM image_blob LEFT JOIN blob USING (digest)
+      `SELECT image_blob.digest, file IS NOT NULL AS kept FROM image_blob LEFT JOIN blob USING (digest)
        WHERE image_id = ? ORDER BY position`,
       imageRow,
     );

@@ -108,10 +108,14 @@ export interface EventRow {
 }
 
 export interface BlobRow {
+  id: number;
   digest: Digest;
   layer_id: number;
   size: number;
   compression: string;
-  kept: number;
+  /** Its name below b/, if it is kept. */
+  file: string | null;
   disk: number;
 }
+
+export type KeptBlobRow = BlobRow & { file: string };

@@ -7,6 +7,8 @@
  *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes
  * stack         stored layers upon each other, as a tree that shares its lower parts; what snapshots pin
  * chain         layers upon each other by chain ID, and the stack that serves it now
+ * blob          which compressed bytes were verified to hold which layer; kept ones lie in b/FILE, each under a name that is
+ *               never used again, so that one that goes and one that comes never meet
  * candidate     what lost (or never had) a reference and since when: the collector looks at these only; triggers note
  *               it through the view `loss`, the latest time counts
  */
@@ -232,6 +234,36 @@ export const MIGRATIONS: readonly string[] = [
   END;
   CREATE TRIGGER lease_image_gone AFTER DELETE ON lease_image BEGIN
     INSERT INTO loss VALUES ('image', old.image_id);
+  END;
+  `,
+  `
+  DROP INDEX blob_layer;
+  ALTER TABLE blob RENAME TO blob_before;
+  CREATE TABLE blob (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    layer_id INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    size INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    file TEXT UNIQUE,
+    disk INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX blob_layer ON blob (layer_id);
+  INSERT INTO blob (digest, layer_id, size, compression, file, disk)
+    SELECT digest, layer_id, size, compression, iif(kept, substr(digest, 8), NULL), disk FROM blob_before;
+  DROP TABLE blob_before;
+
+  CREATE TRIGGER blob_kept AFTER UPDATE OF file ON blob WHEN new.file IS NOT NULL BEGIN
+    INSERT INTO loss VALUES ('blob', new.id);
+  END;
+  CREATE TRIGGER blob_made AFTER INSERT ON blob WHEN new.file IS NOT NULL BEGIN
+    INSERT INTO loss VALUES ('blob', new.id);
+  END;
+  CREATE TRIGGER image_blob_gone AFTER DELETE ON image_blob BEGIN
+    INSERT INTO loss SELECT 'blob', id FROM blob WHERE digest = old.digest AND file IS NOT NULL;
+  END;
+  CREATE TRIGGER lease_layer_let_go AFTER DELETE ON lease_layer BEGIN
+    INSERT INTO loss SELECT 'blob', id FROM blob WHERE layer_id = old.layer_id AND file IS NOT NULL;
   END;
   `,
 ];

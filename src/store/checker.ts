@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { digestFromHex, digestHex } from '../core/digest.js';
+import { digestFromHex } from '../core/digest.js';
 import type { OnProgress } from '../core/api.js';
 import { isErrno } from '../core/errors.js';
 import type { CheckOptions, CheckReport, Problem } from '../core/words.js';
@@ -107,12 +107,11 @@ export class Checker {
     const { reader, writer, pool, places } = this.context;
     const problems: Problem[] = [];
     for (const blob of reader.keptBlobs()) {
-      const found = await digestOfFile(places.blob(digestHex(blob.digest)));
-      if (found === blob.digest || reader.blob(blob.digest)?.kept !== 1) continue;
+      const found = await digestOfFile(places.blob(blob.file));
+      if (found === blob.digest || reader.blob(blob.digest)?.file !== blob.file) continue;
       if (repair) {
-        await writer.run('dropBlob', { digest: blob.digest });
-        const blobs = [digestHex(blob.digest)];
-        await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs });
+        await writer.run('dropBlob', { file: blob.file });
+        await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs: [blob.file] });
       }
       problems.push(problem.blobFault(blob.digest, found, this.usersOf(blob.layer_id), repair));
     }

@@ -1,7 +1,6 @@
 /** Garbage collection: rows first, then a rename into the trash; unlinking goes on in the background. */
 import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { digestHex } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
@@ -120,7 +119,7 @@ export class Collector {
       layers: collected.layers.map((layer) => layer.dir),
       snapshots: [],
       trees: [],
-      blobs: collected.blobs.map((blob) => digestHex(blob.digest)),
+      blobs: collected.blobs.map((blob) => blob.file),
     });
     return pinned;
   }

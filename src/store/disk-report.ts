@@ -1,5 +1,4 @@
 /** df: every allocated byte below the root, and whose it is. */
-import { digestHex } from '../core/digest.js';
 import type { DiskReport } from '../core/words.js';
 import type { Measure } from '../disk/usage.js';
 import type { StoreContext } from './context.js';
@@ -25,7 +24,7 @@ export class DiskReporter {
     const rows: Row[] = [...this.layerRows(), ...this.blobRows()];
     rows.push(...(await this.upperRows()));
     const known = new Set(reader.allStoredLayers().map((row) => row.dir));
-    const blobs = new Set(reader.keptBlobs().map((row) => digestHex(row.digest)));
+    const blobs = new Set(reader.keptBlobs().map((row) => row.file));
     const snapshots = new Set(reader.snapshots().map((row) => row.dir));
     const others: [Row['kind'], string, string][] = [
       ...names.trash.map((name): [Row['kind'], string, string] => ['trash', name, `${places.trash}/${name}`]),

@@ -1,6 +1,5 @@
 /** Where database, disk and mount table disagree. Recovery puts it right; check tells it. */
 import type { TrashList } from '../disk/trash.js';
-import { digestHex } from '../core/digest.js';
 import type { Places } from '../core/places.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { SnapshotRow } from '../metadata/rows.js';
@@ -28,7 +27,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
   const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
   const rows = reader.snapshots();
   const snapshots = new Set(rows.map((row) => row.dir));
-  const blobs = new Set(reader.keptBlobs().map((row) => digestHex(row.digest)));
+  const blobs = new Set(reader.keptBlobs().map((row) => row.file));
   const there = new Set(names.snapshots);
   const mounted = new Set(names.mounted);
   const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);
@@ -41,8 +40,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
       snapshots: names.snapshots.filter((name) => !snapshots.has(name) && !staging.has(name) && !stock.has(name)),
       // A tree whose name has an appendix is not finished. Trees that nobody needs are a cache, and no disagreement.
       trees: staging.size > 0 ? [] : names.trees.filter((name) => name.includes('.')),
-      // While layers come in, a blob may have its name already and its row not yet.
-      blobs: staging.size > 0 ? [] : names.blobs.filter((name) => !blobs.has(name)),
+      blobs: names.blobs.filter((name) => !blobs.has(name) && !staging.has(name)),
     },
     others: names.others,
     missing: rows.filter((row) => !there.has(row.dir)),

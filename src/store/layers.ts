@@ -66,8 +66,8 @@ export class Layers {
       const faults = await pool.run('short', 'layer.verify', { layer: storedLayer(row), quick: true });
       if (faults.length > 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
     }
-    if (this.context.keepBlobs && blobDigest !== undefined && this.blobMissing(layer, blobDigest)) return null;
-    const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, blob: null });
+    const keptBlob = this.context.keepBlobs && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
+    const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });
     return held ? layer : null;
   }
 
@@ -164,12 +164,15 @@ export class Layers {
     dir: string,
     ingested: Ingested & { keptBytes?: number | null },
   ): Promise<LayerArrival> {
-    const { writer, reader } = this.context;
-    const { outcome } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
+    const { writer, reader, pool } = this.context;
+    const { outcome, blobSpare } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
     const layer = reader.layer(ingested.diffId);
     if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
     if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
-    if (outcome !== 'added') await this.discard(dir);
+    if (outcome !== 'added' || blobSpare) {
+      const [layers, blobs] = [outcome === 'added' ? [] : [dir], blobSpare ? [dir] : []];
+      await pool.run('short', 'trash.move', { layers, snapshots: [], trees: [], blobs });
+    }
     return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
   }
 
@@ -267,10 +270,6 @@ export class Layers {
   private async discard(dir: string): Promise<void> {
     await this.context.pool.run('short', 'trash.move', { layers: [dir], snapshots: [], trees: [], blobs: [] });
   }
-
-  private blobMissing(layer: LayerRow, blobDigest: Digest): boolean {
-    return blobDigest !== layer.diff_id && this.context.reader.blob(blobDigest)?.kept !== 1;
-  }
 }
 
 function rowOf(
@@ -287,7 +286,7 @@ function rowOf(
           digest: ingested.blobDigest,
           size: ingested.blobSize,
           compression: ingested.compression,
-          kept: kept !== null,
+          file: kept === null ? null : dir,
           disk: kept ?? 0,
         };
   const { diffId, size, entries, opaqueRoot, implied, facts } = ingested;

@@ -126,7 +126,7 @@ export class Migrator {
   private async move(chain: PlacedChainRow, leaseId: string, migration: Migration): Promise<boolean> {
     const { reader, writer } = this.context;
     const { to, progress, signal, report } = migration;
-    const held = await writer.run('holdPresentLayer', { leaseId, diffId: chain.diff_id, blob: null });
+    const held = await writer.run('holdPresentLayer', { leaseId, diffId: chain.diff_id, keptBlob: null });
     const layer = reader.layer(chain.diff_id);
     if (layer === undefined) return false;
     if (!held) throw nothingWhole(chain);

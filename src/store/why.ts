@@ -98,7 +98,7 @@ export class Explainer {
       e: 'it is the empty directory that overlay mounts need',
     };
     if (room === 'b') {
-      const blob = reader.keptBlobs().find((row) => row.digest.endsWith(name));
+      const blob = reader.keptBlobs().find((row) => row.file === name);
       if (blob !== undefined) return report(subject, 'file', this.layerReasons(blob.layer_id), '');
     }
     const reason = plain[room];

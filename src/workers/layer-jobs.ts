@@ -69,14 +69,14 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
       const source =
         origin === 'port' ? readBytes(portOf(context)) : fileSource(origin.path, origin.offset, origin.length);
       if (!args.keepBlob) return { ...(await runIngest(source, args, context)), keptBytes: null };
-      const kept = new KeptBlob(places.blob(`${args.dir}.part`));
+      const kept = new KeptBlob(places.blob(args.dir));
       try {
         const ingested = await runIngest(kept.tee(source), args, context);
         if (ingested.compression === 'none') {
           await kept.discard();
           return { ...ingested, keptBytes: null };
         }
-        return { ...ingested, keptBytes: await kept.keep(places.blob(ingested.blobDigest.slice(7))) };
+        return { ...ingested, keptBytes: await kept.keep() };
       } catch (thrown) {
         await kept.discard();
         throw thrown;

@@ -34,7 +34,6 @@ const FACTS = {
   opaqueRoot: false,
   implied: 0,
   created: 0,
-  inherited: null,
 } as const;
 
 /** Raw bytes joined, payload sizes between them: what a catalog must keep. */

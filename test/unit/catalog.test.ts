@@ -1,25 +1,9 @@
-import {
-  appendFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CatalogBuilder, type CatalogFacts, type CatalogRecord } from '../../src/content/catalog.js';
-import {
-  catalogFile,
-  catalogTree,
-  changeCatalogFacts,
-  readCatalog,
-  readCatalogFacts,
-  writeCatalog,
-} from '../../src/content/catalog-file.js';
+import { catalogTree, readCatalog, readCatalogFacts, writeCatalog } from '../../src/content/catalog-file.js';
 import { ingest } from '../../src/content/ingest.js';
 import { walkLayer } from '../../src/content/layer-tree.js';
 import { describeWith, needsProgram } from '../support.js';
@@ -34,7 +18,6 @@ const FACTS: CatalogFacts = {
   opaqueRoot: true,
   implied: 2,
   created: 1_700_000_000_000,
-  inherited: null,
 };
 
 let dir = '';
@@ -113,18 +96,6 @@ describe('a catalog', () => {
   it('is not written over another one', async () => {
     const path = await catalogOf(SMALL);
     expect(() => writeCatalog(path, [])).toThrow(/EEXIST/);
-  });
-
-  it('changes its facts and keeps its records', async () => {
-    const layer = join(dir, 'changing');
-    mkdirSync(layer);
-    writeFileSync(catalogFile(layer), readFileSync(await catalogOf([...SMALL, { raw: sampleBytes(3 * MIB) }])));
-    const before = await recordsIn(catalogFile(layer));
-    const inherited = digestOf(Buffer.from('attributes'));
-    await changeCatalogFacts(catalogFile(layer), { inherited });
-    expect(await readCatalogFacts(catalogFile(layer))).toEqual({ ...FACTS, inherited });
-    expect(await recordsIn(catalogFile(layer))).toEqual(before);
-    expect(readdirSync(layer)).toEqual(['catalog']);
   });
 });
 
@@ -223,7 +194,6 @@ describeWith('the catalog of a real tar', [needsProgram('tar')], () => {
       opaqueRoot: false,
       implied: 0,
       created: expect.any(Number) as number,
-      inherited: null,
     });
     expect(sink.catalog.length).toBeLessThan(tar.length / 20);
   });

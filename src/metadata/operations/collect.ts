@@ -7,7 +7,7 @@
 import { candidateClock } from '../database.js';
 import type { Digest } from '../../core/digest.js';
 import type { DriverName } from '../../core/words.js';
-import type { ImageRow, LayerRow, LeaseRow, StoredLayerRow } from '../rows.js';
+import type { ImageRow, KeptBlobRow, LayerRow, LeaseRow, StoredLayerRow } from '../rows.js';
 import { deleteImage } from './images.js';
 import type { Transaction } from './transaction.js';
 
@@ -20,12 +20,12 @@ export interface CollectArgs {
 export interface Collected {
   leases: string[];
   images: Digest[];
-  blobs: { digest: Digest; bytes: number }[];
+  blobs: { digest: Digest; file: string; bytes: number }[];
   layers: { diffId: Digest; dir: string; bytes: number; driver: DriverName; why: string }[];
 }
 
 interface Candidate {
-  kind: 'image' | 'chain' | 'stack' | 'layer';
+  kind: 'image' | 'chain' | 'stack' | 'layer' | 'blob';
   item: number;
   since: number;
 }
@@ -38,7 +38,7 @@ class DryRun extends Error {
   }
 }
 
-/** Deletes the rows of what nothing references; the directories of `layers` and `blobs` are garbage from then on. */
+/** Deletes the rows of what nothing references; the directories of `layers` and the files of `blobs` are garbage from then on. */
 export function collect(tx: Transaction, args: CollectArgs): Collected {
   if (!args.dryRun) return collectRows(tx, args.graceMs);
   try {
@@ -84,15 +84,7 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
       id,
     );
     if (image === undefined) return;
-    const sizes = new Map(
-      tx.sql
-        .all<{ digest: Digest; disk: number }>(
-          'SELECT blob.digest, disk FROM blob JOIN image_blob USING (digest) WHERE image_id = ?',
-          id,
-        )
-        .map((row) => [row.digest, row.disk]),
-    );
-    for (const digest of deleteImage(tx, image)) collected.blobs.push({ digest, bytes: sizes.get(digest) ?? 0 });
+    deleteImage(tx, image);
     collected.images.push(image.image_id);
   },
   chain: (tx, id) => {
@@ -115,6 +107,17 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
     );
   },
   layer: sweepLayer,
+  blob: (tx, id, collected) => {
+    const blob = tx.sql.get<KeptBlobRow>(
+      `SELECT * FROM blob WHERE id = ? AND file IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM image_blob WHERE image_blob.digest = blob.digest)
+       AND NOT EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = blob.layer_id)`,
+      id,
+    );
+    if (blob === undefined) return;
+    tx.sql.run('UPDATE blob SET file = NULL, disk = 0 WHERE id = ?', id);
+    collected.blobs.push(collectedBlob(blob));
+  },
 };
 
 /** Copies that no stack uses go: all of them with the layer, or those that another copy makes superfluous. */
@@ -147,16 +150,12 @@ function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
     });
   }
   if (keepOne || copies.some((copy) => copy.used === 1)) return;
-  collectBlobs(tx, id, collected);
+  const blobs = tx.sql.all<KeptBlobRow>('SELECT * FROM blob WHERE layer_id = ? AND file IS NOT NULL', id);
+  collected.blobs.push(...blobs.map(collectedBlob));
   tx.sql.run('DELETE FROM layer WHERE id = ?', id);
   tx.event('layer.delete', layer.diff_id, { size: layer.size });
 }
 
-function collectBlobs(tx: Transaction, layerId: number, collected: Collected): void {
-  for (const blob of tx.sql.all<{ digest: Digest; disk: number }>(
-    'SELECT digest, disk FROM blob WHERE layer_id = ? AND kept = 1',
-    layerId,
-  )) {
-    collected.blobs.push({ digest: blob.digest, bytes: blob.disk });
-  }
+function collectedBlob({ digest, file, disk }: KeptBlobRow): Collected['blobs'][number] {
+  return { digest, file, bytes: disk };
 }

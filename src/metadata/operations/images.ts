@@ -89,12 +89,9 @@ export function tagImage(tx: Transaction, args: { imageId: Digest; name: string 
  * of them.
  * Refused where a container needs an image that would go.
  */
-export function removeImage(
-  tx: Transaction,
-  args: { imageId: Digest; refs: string[] | null },
-): RemovedImage & { blobs: Digest[] } {
+export function removeImage(tx: Transaction, args: { imageId: Digest; refs: string[] | null }): RemovedImage {
   const image = tx.sql.get<ImageRow>('SELECT * FROM image WHERE image_id = ?', args.imageId);
-  if (image === undefined) return { untagged: [], deleted: [], blobs: [] };
+  if (image === undefined) return { untagged: [], deleted: [] };
   const names = tx.sql.all<{ name: string }>('SELECT name FROM ref WHERE image_id = ?', image.id).map((r) => r.name);
   const untagged = names.filter((name) => args.refs === null || args.refs.includes(name));
   const last = untagged.length === names.length;
@@ -106,23 +103,15 @@ export function removeImage(
   // An image under a lease (one that is being saved, say) goes with the lease: the collector takes it then.
   const held = tx.sql.get<{ lease_id: string }>('SELECT lease_id FROM lease_image WHERE image_id = ?', image.id);
   if (held !== undefined && names.length === 0) throw leased(image, held.lease_id);
-  if (!last || held !== undefined) return { untagged, deleted: [], blobs: [] };
-  return { untagged, deleted: [image.image_id], blobs: deleteImage(tx, image) };
+  if (!last || held !== undefined) return { untagged, deleted: [] };
+  deleteImage(tx, image);
+  return { untagged, deleted: [image.image_id] };
 }
 
-/** Deletes the row; returns the kept blobs that no other image's manifest names. */
-export function deleteImage(tx: Transaction, image: ImageRow): Digest[] {
-  const own = tx.sql.all<{ digest: Digest }>(
-    `SELECT digest FROM image_blob AS mine WHERE image_id = ?
-     AND EXISTS (SELECT 1 FROM blob WHERE blob.digest = mine.digest AND kept = 1)
-     AND NOT EXISTS (SELECT 1 FROM image_blob AS other WHERE other.digest = mine.digest AND other.image_id <> ?)`,
-    image.id,
-    image.id,
-  );
+/** Deletes the row; layers and kept blobs that nothing else needs become candidates of collection. */
+export function deleteImage(tx: Transaction, image: ImageRow): void {
   tx.sql.run('DELETE FROM image WHERE id = ?', image.id);
-  for (const { digest } of own) tx.sql.run('UPDATE blob SET kept = 0, disk = 0 WHERE digest = ?', digest);
   tx.event('image.delete', image.image_id);
-  return own.map((row) => row.digest);
 }
 
 function leased(image: ImageRow, lease: string): LayerdError {

@@ -17,7 +17,17 @@ export interface NewStoredLayer {
   dir: string;
   disk: number;
   inodes: number;
-  blob: { digest: Digest; size: number; compression: string; kept: boolean; disk: number } | null;
+  blob: NewBlob | null;
+}
+
+/** A compressed blob that was verified to hold a layer. */
+export interface NewBlob {
+  digest: Digest;
+  size: number;
+  compression: string;
+  /** Its name below b/ and the bytes that it occupies, if it is kept. */
+  file: string | null;
+  disk: number;
 }
 
 /** What became of a stored layer that was to be made known. */
@@ -28,6 +38,8 @@ export interface StoredLayerOutcome {
    * heals: the driver's copies are damaged; the directory is to be exchanged with the first of them.
    */
   outcome: 'added' | 'present' | 'heals';
+  /** The file of the blob that was brought is garbage: one is kept already. */
+  blobSpare: boolean;
 }
 
 /** Makes a layer that is complete and durable in l/DIR known, under a lease. */
@@ -38,13 +50,13 @@ export function addStoredLayer(tx: Transaction, layer: NewStoredLayer): StoredLa
     layerId,
     layer.driver,
   );
-  if (layer.blob !== null) addBlob(tx, layerId, layer.blob);
+  const blobSpare = layer.blob !== null && !addBlob(tx, layerId, layer.blob);
   holdLayer(tx, layer.leaseId, layerId);
-  if (copies.some((copy) => copy.damaged === 0)) return { layerId, outcome: 'present' };
-  if (copies.length > 0) return { layerId, outcome: 'heals' };
+  if (copies.some((copy) => copy.damaged === 0)) return { layerId, outcome: 'present', blobSpare };
+  if (copies.length > 0) return { layerId, outcome: 'heals', blobSpare };
   insertStoredLayer(tx, layerId, layer);
   tx.event('layer.create', layer.diffId, { size: layer.size, entries: layer.entries, driver: layer.driver });
-  return { layerId, outcome: 'added' };
+  return { layerId, outcome: 'added', blobSpare };
 }
 
 /** Makes one more copy of a known layer known, whose implied directories have other attributes than those there are. */
@@ -86,18 +98,19 @@ function layerOf(tx: Transaction, layer: NewStoredLayer): number {
   );
 }
 
-/** Remembers which compressed blob was verified to hold which layer; a kept one also lies in b/HEX. */
-function addBlob(tx: Transaction, layerId: number, blob: NonNullable<NewStoredLayer['blob']>): void {
-  tx.sql.run(
-    `INSERT INTO blob (digest, layer_id, size, compression, kept, disk) VALUES (?, ?, ?, ?, ?, ?)
-     ON CONFLICT (digest) DO UPDATE SET kept = max(kept, excluded.kept), disk = max(disk, excluded.disk)`,
+/** Remembers which compressed blob was verified to hold which layer. False where its file is kept already. */
+function addBlob(tx: Transaction, layerId: number, blob: NewBlob): boolean {
+  const added = tx.sql.run(
+    `INSERT INTO blob (digest, layer_id, size, compression, file, disk) VALUES (?, ?, ?, ?, ?, ?)
+     ON CONFLICT (digest) DO UPDATE SET file = excluded.file, disk = excluded.disk WHERE blob.file IS NULL`,
     blob.digest,
     layerId,
     blob.size,
     blob.compression,
-    blob.kept ? 1 : 0,
+    blob.file,
     blob.disk,
   );
+  return added > 0 || blob.file === null;
 }
 
 function holdLayer(tx: Transaction, leaseId: string, layerId: number): void {
@@ -114,10 +127,13 @@ export function requireLease(tx: Transaction, leaseId: string): void {
   }
 }
 
-/** Protects a layer that is there already. False if it is not (any more): it must be loaded. */
+/**
+ * Protects a layer that is there already, and its kept blob where one is asked for. False if either is not there (any
+ * more): it must be loaded.
+ */
 export function holdPresentLayer(
   tx: Transaction,
-  args: { leaseId: string; diffId: Digest; blob: NewStoredLayer['blob'] },
+  args: { leaseId: string; diffId: Digest; keptBlob: Digest | null },
 ): boolean {
   const layer = tx.sql.get<LayerRow>(
     `SELECT * FROM layer WHERE diff_id = ?
@@ -125,14 +141,17 @@ export function holdPresentLayer(
     args.diffId,
   );
   if (layer === undefined) return false;
+  if (args.keptBlob !== null) {
+    const kept = tx.sql.get('SELECT 1 FROM blob WHERE digest = ? AND file IS NOT NULL', args.keptBlob);
+    if (kept === undefined) return false;
+  }
   holdLayer(tx, args.leaseId, layer.id);
-  if (args.blob !== null) addBlob(tx, layer.id, args.blob);
   return true;
 }
 
-/** The kept blob is not what its name says: it is kept no more. */
-export function dropBlob(tx: Transaction, args: { digest: Digest }): void {
-  tx.sql.run('UPDATE blob SET kept = 0, disk = 0 WHERE digest = ?', args.digest);
+/** The bytes of a kept blob are wrong: it is kept no more. */
+export function dropBlob(tx: Transaction, args: { file: string }): void {
+  tx.sql.run('UPDATE blob SET file = NULL, disk = 0 WHERE file = ?', args.file);
 }
 
 /** `check` or recovery found the bytes wrong: the copy is not taken for present any more. */
