@@ -1,8 +1,11 @@
 /** Holds the real answers to the OpenAPI document that the daemon serves, route by route. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { sha256 } from '../../src/core/digest.js';
-import { ask, lines, openDoor, type Fixture } from './http-fixture.js';
+import type { MountResult } from '../../src/core/words.js';
+import type { TestStore } from '../e2e/store.js';
+import { ARCHIVE, ask, IMAGE, lines, openDoor, openStore, type Fixture } from './http-fixture.js';
 
 interface Document {
   openapi: string;
@@ -13,8 +16,7 @@ interface Document {
   components: { schemas: Record<string, unknown> };
 }
 
-const archive = Buffer.from('an archive');
-const id = sha256(archive);
+const id = IMAGE.layers[0]?.diffId ?? '';
 
 /** One request for every operation, in an order in which they succeed. */
 const REQUESTS: [operation: string, path: string, status: number, json?: unknown][] = [
@@ -28,7 +30,7 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['get /v1/layer-tree', '/v1/layer-tree', 200],
   ['get /v1/layers/{digest}', `/v1/layers/${id}`, 200],
   ['get /v1/layers/{digest}/tar', `/v1/layers/${id}/tar`, 200],
-  ['post /v1/containers', '/v1/containers', 201, { image: 'base', name: 'c', labels: { a: 'b' }, sizeLimit: 5 }],
+  ['post /v1/containers', '/v1/containers', 201, { image: 'base', name: 'c', labels: { a: 'b' } }],
   ['get /v1/containers', '/v1/containers', 200],
   ['get /v1/containers/{name}', '/v1/containers/c', 200],
   ['post /v1/containers/{name}/mount', '/v1/containers/c/mount', 200],
@@ -44,7 +46,7 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['post /v1/check', '/v1/check', 200],
   ['post /v1/migrate', '/v1/migrate', 200, { to: 'copy' }],
   ['get /v1/df', '/v1/df', 200],
-  ['get /v1/why', '/v1/why?subject=x', 200],
+  ['get /v1/why', `/v1/why?subject=${id}`, 200],
   ['post /v1/leases', '/v1/leases', 201, { id: 'l', ttlMs: 5 }],
   ['get /v1/leases', '/v1/leases', 200],
   ['patch /v1/leases/{id}', '/v1/leases/l', 200, { ttlMs: 7 }],
@@ -57,16 +59,21 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
 ];
 
 describe('the OpenAPI document', () => {
+  let store: TestStore;
   let fixture: Fixture;
   let document: Document;
   const ajv = new Ajv2020({ strict: false, formats: { binary: true } });
 
   beforeAll(async () => {
-    fixture = await openDoor();
+    store = await openStore();
+    fixture = await openDoor(store);
     document = JSON.parse((await ask(fixture.socket, 'GET', '/v1/openapi.json')).text) as Document;
     ajv.addSchema(document, 'document');
   });
-  afterAll(() => fixture.close());
+  afterAll(async () => {
+    await fixture.close();
+    await store.remove();
+  });
 
   /** Complaints about a value against the schema at a JSON pointer into the document. */
   function complaints(pointer: string[], value: unknown): string | null {
@@ -95,9 +102,11 @@ describe('the OpenAPI document', () => {
   it.each(REQUESTS)('describes what %s answers', async (operation, path, status, json) => {
     const [method = '', documented = ''] = operation.split(' ');
     const options = json === undefined ? {} : { json };
-    const load = path.startsWith('/v1/images/load') ? { body: archive } : options;
+    const load = path.startsWith('/v1/images/load') ? { body: ARCHIVE } : options;
     const answer = await ask(fixture.socket, method.toUpperCase(), path, load);
     expect(answer.status, answer.text).toBe(status);
+    // What there is to tell of the container.
+    if (path.endsWith('/mount')) writeFileSync(join((JSON.parse(answer.text) as MountResult).path, 'new'), '');
     const content = document.paths[documented]?.[method]?.responses[String(status)]?.content;
     const type = answer.headers['content-type']?.split(';')[0] ?? '';
     if (status === 204) return expect(answer.text).toBe('');

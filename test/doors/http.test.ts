@@ -4,44 +4,61 @@ import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
-import { afterEach, describe, expect, it } from 'vitest';
-import { sha256 } from '../../src/core/digest.js';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { LayerdError } from '../../src/core/errors.js';
 import { DoorListener } from '../../src/doors/listener.js';
 import type { HttpDoorOptions } from '../../src/doors/http/server.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
+import type { TestStore } from '../e2e/store.js';
 import { describeWith, PATIENCE, type Prerequisite } from '../support.js';
-import { ask, lines, openDoor, type Fixture } from './http-fixture.js';
+import { tarOf } from '../unit/image-synthetic.js';
+import { ARCHIVE, ask, IMAGE, lines, openDoor, openStore, slowLoads, type Fixture } from './http-fixture.js';
 
+let store: TestStore;
 let fixture: Fixture | null = null;
-async function open(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
-  fixture = await openDoor(options);
-  return fixture;
-}
+beforeAll(async () => {
+  store = await openStore();
+});
+afterAll(() => store.remove());
 afterEach(async () => {
   await fixture?.close();
   fixture = null;
 });
+
+async function open(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
+  fixture = await openDoor(store, options);
+  return fixture;
+}
 
 function needsLinux(): Prerequisite {
   const { available, reason } = linuxAvailable();
   return { name: 'Linux system calls', met: available, enable: reason };
 }
 
-const archive = Buffer.from('an archive');
-
 async function withImage(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
   const opened = await open(options);
-  await ask(opened.socket, 'POST', '/v1/images/load?ref=base', { body: archive });
+  await ask(opened.socket, 'POST', '/v1/images/load?ref=base', { body: ARCHIVE });
   return opened;
 }
 
-async function* trickle(chunks: number, pauseMs: number, after?: () => Promise<void>): AsyncGenerator<Buffer> {
-  for (let i = 0; i < chunks; i++) {
-    yield Buffer.from(`chunk ${i} `);
+/** The archive in pieces, a pause after each. */
+async function* trickle(pieces: number, pauseMs: number): AsyncGenerator<Buffer> {
+  const size = Math.ceil(ARCHIVE.length / pieces);
+  for (let at = 0; at < ARCHIVE.length; at += size) {
+    yield ARCHIVE.subarray(at, at + size);
     await sleep(pauseMs);
   }
-  await after?.();
+}
+
+/** The archive but for its end, and then nothing for a second. */
+async function* halted(): AsyncGenerator<Buffer> {
+  yield ARCHIVE.subarray(0, -1_024);
+  await sleep(1_000);
+}
+
+async function* bytesThenFailure(): AsyncGenerator<Buffer> {
+  yield Buffer.alloc(100_000, 'x');
+  throw new LayerdError('IO_ERROR', 'the disk failed');
 }
 
 async function loadDescriptor(fd: number): Promise<Record<string, unknown>> {
@@ -53,32 +70,30 @@ async function loadDescriptor(fd: number): Promise<Record<string, unknown>> {
 describe('requests and answers', () => {
   it('takes an archive as the body and answers progress, then the result', async () => {
     const { socket } = await open();
-    const answer = await ask(socket, 'POST', '/v1/images/load?ref=a%2Fb%3A1', { body: archive });
+    const answer = await ask(socket, 'POST', '/v1/images/load?ref=a%2Fb%3A1', { body: ARCHIVE });
     expect(answer.status).toBe(200);
     expect(answer.headers['content-type']).toBe('application/x-ndjson');
-    const [first, last] = lines(answer);
-    expect(first).toMatchObject({ progress: { phase: 'read', done: archive.length, total: archive.length } });
-    expect(last).toMatchObject({
-      result: { images: [{ imageId: sha256(archive), refs: ['a/b:1'] }], layersLoaded: 1 },
+    const told = lines(answer);
+    expect(told[0]).toMatchObject({ progress: { phase: expect.any(String) as string } });
+    expect(told.at(-1)).toMatchObject({
+      result: { images: [{ imageId: IMAGE.id, refs: ['docker.io/a/b:1'] }], layersLoaded: 1 },
     });
   });
 
   it('names things with slashes by URL-encoding', async () => {
     const { socket } = await open();
-    await ask(socket, 'POST', '/v1/images/load?ref=host%3A5000%2Fa%2Fb%3A1', { body: archive });
+    await ask(socket, 'POST', '/v1/images/load?ref=host%3A5000%2Fa%2Fb%3A1', { body: ARCHIVE });
     const answer = await ask(socket, 'GET', '/v1/images/host%3A5000%2Fa%2Fb%3A1');
-    expect(JSON.parse(answer.text)).toMatchObject({ id: sha256(archive), config: { architecture: 'amd64' } });
+    expect(JSON.parse(answer.text)).toMatchObject({ id: IMAGE.id, config: { config: { Cmd: ['sh'] } } });
   });
 
   it('answers what fails before the first progress with a status', async () => {
     const { socket } = await open();
     const answer = await ask(socket, 'POST', '/v1/images/load', { body: Buffer.alloc(0) });
     expect(answer.status).toBe(400);
-    expect(JSON.parse(answer.text)).toEqual({
+    expect(JSON.parse(answer.text)).toMatchObject({
       code: 'ARCHIVE_INVALID',
-      message: 'the archive is empty',
-      details: {},
-      hint: '',
+      message: expect.stringContaining('holds nothing') as string,
     });
   });
 
@@ -126,9 +141,12 @@ describe('requests and answers', () => {
   it('sends lists as lines and ends them with an error line if they fail', async () => {
     const { socket, engine } = await withImage();
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
+    const { path } = await engine.mount('c');
+    writeFileSync(join(path, 'new'), '');
+    writeFileSync(Buffer.from(`${path}/x\xff`, 'latin1'), '');
     const whole = await ask(socket, 'GET', '/v1/containers/c/changes');
     expect(lines(whole)).toEqual([
-      { kind: 'C', path: '/' },
+      { kind: 'A', path: '/new' },
       { kind: 'A', path: '/x\\xff', bytes: 'L3j/' },
     ]);
     engine.changes = () =>
@@ -145,17 +163,14 @@ describe('requests and answers', () => {
   it('says what differs in a header when it saves', async () => {
     const { socket } = await withImage();
     const answer = await ask(socket, 'GET', '/v1/images/save?ref=base&ref=base&format=oci');
-    expect(answer.text).toBe('an archivean archive');
-    expect(decodeURI(String(answer.headers['x-layerd-notice']))).toBe('the manifest digest differs – as ever');
+    expect(answer.text).toContain(IMAGE.id.slice('sha256:'.length));
+    expect(decodeURI(String(answer.headers['x-layerd-notice']))).toContain('manifest');
   });
 
   it('breaks the connection when bytes fail on the way, so that nobody takes them for whole', async () => {
     const { socket, engine, log } = await withImage();
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
-    engine.diffSource = async function* () {
-      yield Buffer.alloc(100_000, 'x');
-      throw new LayerdError('IO_ERROR', 'the disk failed');
-    };
+    engine.diff = () => Promise.resolve(bytesThenFailure());
     const answer = await ask(socket, 'GET', '/v1/containers/c/diff');
     expect(answer).toMatchObject({ status: 200, broken: true });
     await expect
@@ -197,7 +212,7 @@ describe('requests and answers', () => {
   it('answers 503 when it is unwell', async () => {
     const { socket, engine } = await open();
     expect((await ask(socket, 'GET', '/v1/health')).status).toBe(200);
-    engine.healthy = false;
+    engine.health = () => Promise.resolve({ ok: false, problems: ['unwell'] });
     const answer = await ask(socket, 'GET', '/v1/health');
     expect(answer.status).toBe(503);
     expect(JSON.parse(answer.text)).toEqual({ ok: false, problems: ['unwell'] });
@@ -233,6 +248,25 @@ describe('repeated requests', () => {
   });
 });
 
+/** An archive that is long because of a member that no image needs. */
+const LONG_ARCHIVE = Buffer.concat([
+  tarOf([{ path: 'filler', bytes: Buffer.alloc(400 * 65_536) }]).subarray(0, -1024),
+  ARCHIVE,
+]);
+
+/** Slows the loads of the door that is open. */
+function slow(pauseMs: number): () => void {
+  if (fixture === null) throw new Error('no door is open');
+  return slowLoads(fixture, pauseMs);
+}
+
+/** Nothing of a load that failed is in the store, nor below its root. */
+async function expectNothing(): Promise<void> {
+  expect(store.engine.images()).toEqual([]);
+  await store.collect();
+  expect(await store.leftovers()).toEqual([]);
+}
+
 describe('uploads', () => {
   it('may take longer than the limit in total, as long as they move', async () => {
     const { socket } = await open({ stallMs: 200 });
@@ -243,43 +277,43 @@ describe('uploads', () => {
   });
 
   it('are given up when they stand still, with an answer that says so', async () => {
-    const { socket, engine } = await open({ stallMs: 150 });
-    const answer = await ask(socket, 'POST', '/v1/images/load', { body: trickle(2, 20, () => sleep(1_000)) });
-    expect(lines(answer).at(-1)).toMatchObject({ error: { code: 'TIMEOUT', details: { limitMs: 150 } } });
-    expect(engine.loadsFailed).toBe(1);
+    const { socket } = await open({ stallMs: 150 });
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: halted() });
+    expect(lines(answer).at(-1)).toMatchObject({ code: 'TIMEOUT', details: { limitMs: 150 } });
+    await expectNothing();
   });
 
   it('do not time out because the engine is slow', async () => {
-    const { socket, engine } = await open({ stallMs: 100 });
-    engine.loadDelayMs = 300;
+    const { socket } = await open({ stallMs: 100 });
+    slow(300);
     const answer = await ask(socket, 'POST', '/v1/images/load', { body: trickle(3, 1) });
     expect(lines(answer).at(-1)).toHaveProperty('result');
   });
 
   it('push back: a slow engine holds its client, and memory does not hold the body', async () => {
-    const { socket, engine } = await open();
-    engine.loadDelayMs = 30;
+    const { socket } = await open();
+    const atOnce = slow(30);
     let sent = 0;
     const body = async function* (): AsyncGenerator<Buffer> {
-      for (; sent < 400; sent++) yield Buffer.alloc(65_536);
+      for (let at = 0; at < LONG_ARCHIVE.length; at += 65_536, sent++) yield LONG_ARCHIVE.subarray(at, at + 65_536);
     };
     const answered = ask(socket, 'POST', '/v1/images/load', { body: body() });
+    await expect.poll(() => sent, PATIENCE).toBeGreaterThan(5);
     await sleep(300);
-    expect(sent).toBeGreaterThan(5);
     expect(sent).toBeLessThan(100);
-    engine.loadDelayMs = 0;
+    atOnce();
     expect(lines(await answered).at(-1)).toHaveProperty('result');
   });
 
   it('leave nothing behind when their client hangs up', async () => {
-    const { socket, engine, log } = await open();
+    const { socket, log } = await open();
     const client = connect(socket);
-    client.write('POST /v1/images/load HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n');
+    client.write('POST /v1/images/load HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n400\r\n');
+    client.write(ARCHIVE.subarray(0, 0x400));
     await sleep(50);
     client.destroy();
-    await expect.poll(() => engine.loadsFailed, PATIENCE).toBe(1);
-    expect(engine.images()).toEqual([]);
     await expect.poll(() => log.at(-1), PATIENCE).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
+    await expectNothing();
   });
 
   it('get to see an early refusal even while they are sending', async () => {
@@ -293,10 +327,10 @@ describeWith('descriptors of the client', [needsLinux()], () => {
   it('are read by the daemon itself', async () => {
     const { socket } = await open();
     const path = join(dirname(socket), 'archive');
-    writeFileSync(path, archive);
+    writeFileSync(path, ARCHIVE);
     const fd = openSync(path, 'r');
     unlinkSync(path);
-    expect(await loadDescriptor(fd)).toMatchObject({ result: { images: [{ imageId: sha256(archive) }] } });
+    expect(await loadDescriptor(fd)).toMatchObject({ result: { images: [{ imageId: IMAGE.id }] } });
     closeSync(fd);
   });
 
@@ -341,13 +375,14 @@ describe('downloads', () => {
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });
     let produced = 0;
     let ended = false;
-    engine.diffSource = async function* () {
+    const many = async function* (): AsyncGenerator<Buffer> {
       try {
         for (; produced < 2_000; produced++) yield Buffer.alloc(65_536);
       } finally {
         ended = true;
       }
     };
+    engine.diff = () => Promise.resolve(many());
     const client = connect(socket).pause();
     client.write('GET /v1/containers/c/diff HTTP/1.1\r\nhost: x\r\n\r\n');
     await expect.poll(() => ended, PATIENCE).toBe(true);
@@ -362,14 +397,16 @@ describe('downloads', () => {
 describe('events', () => {
   it('are replayed from a number on, and followed', async () => {
     const { socket } = await withImage();
+    const first = lines(await ask(socket, 'GET', '/v1/events')).at(-1);
+    const since = Number(first?.['seq']);
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' } });
-    expect(lines(await ask(socket, 'GET', '/v1/events')).map(({ seq }) => seq)).toEqual([1, 2]);
-    expect(lines(await ask(socket, 'GET', '/v1/events?since=1')).map(({ type }) => type)).toEqual(['container.create']);
-    const followed = ask(socket, 'GET', '/v1/events?since=2&follow=true');
+    const next = lines(await ask(socket, 'GET', `/v1/events?since=${since}`));
+    expect(next).toMatchObject([{ seq: since + 1, type: 'container.create' }]);
+    const followed = ask(socket, 'GET', `/v1/events?since=${since + 1}&follow=true`);
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' } });
     await sleep(50);
     await fixture?.door.close(1_000);
-    expect(lines(await followed).map(({ seq }) => seq)).toEqual([3]);
+    expect(lines(await followed)).toMatchObject([{ seq: since + 2, type: 'container.create' }]);
   });
 });
 
@@ -427,9 +464,9 @@ describe('the socket', () => {
   });
 
   it('keeps those whose answer takes long', async () => {
-    const { socket, engine } = await open({ idleMs: 50 });
-    engine.loadDelayMs = 200;
-    const answer = await ask(socket, 'POST', '/v1/images/load', { body: archive });
+    const { socket } = await open({ idleMs: 50 });
+    slow(200);
+    const answer = await ask(socket, 'POST', '/v1/images/load', { body: ARCHIVE });
     expect(lines(answer).at(-1)).toHaveProperty('result');
   });
 
@@ -450,9 +487,9 @@ describe('the socket', () => {
 
 describe('stopping', () => {
   it('finishes what runs, within the limit', async () => {
-    const { socket, engine, door } = await open();
-    engine.loadDelayMs = 100;
-    const loading = ask(socket, 'POST', '/v1/images/load', { body: archive });
+    const { socket, door } = await open();
+    slow(100);
+    const loading = ask(socket, 'POST', '/v1/images/load', { body: ARCHIVE });
     await sleep(50);
     await door.close(5_000);
     expect(lines(await loading).at(-1)).toHaveProperty('result');
@@ -460,11 +497,11 @@ describe('stopping', () => {
   });
 
   it('aborts what does not finish', async () => {
-    const { socket, engine, door } = await open();
-    engine.loadDelayMs = 100;
+    const { socket, door } = await open();
+    slow(100);
     const loading = ask(socket, 'POST', '/v1/images/load', { body: trickle(100, 20) });
     await sleep(150);
     await door.close(100);
-    expect(lines(await loading).at(-1)).toMatchObject({ error: { code: 'SHUTTING_DOWN' } });
+    expect(lines(await loading).at(-1)).toMatchObject({ code: 'SHUTTING_DOWN' });
   });
 });

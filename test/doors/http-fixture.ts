@@ -1,15 +1,25 @@
-/** A native API in front of an engine in memory, on a socket of its own. */
+/** The native API on a socket of its own, in front of a real engine: a store by the copy driver, which runs anywhere. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { request, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino, type Logger } from 'pino';
+import { machinePlatform } from '../../src/core/platform.js';
 import { HttpDoor, type HttpDoorOptions } from '../../src/doors/http/server.js';
 import { peerOf } from '../../src/doors/peer.js';
-import { MemoryEngine } from '../memory-engine.js';
+import type { Engine } from '../../src/engine.js';
+import { TestStore } from '../e2e/store.js';
+import { descriptor, layoutMembers, tarOf, testImage, testLayer } from '../unit/image-synthetic.js';
+
+/** An image of one small layer, and the OCI archive that holds it. */
+export const IMAGE = testImage([testLayer('what the layer holds', true)], machinePlatform().architecture);
+export const ARCHIVE = tarOf(layoutMembers([IMAGE], [descriptor(IMAGE.manifest)]));
 
 export interface Fixture {
-  engine: MemoryEngine;
+  /** The store's engine, as this door alone sees it: a method that a test replaces is whole again in the next test. */
+  engine: Engine;
+  store: TestStore;
   door: HttpDoor;
   socket: string;
   /** Every line of the log so far. */
@@ -17,10 +27,14 @@ export interface Fixture {
   close(): Promise<void>;
 }
 
-export async function openDoor(options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
+export function openStore(): Promise<TestStore> {
+  return TestStore.open({ driver: 'copy' });
+}
+
+export async function openDoor(store: TestStore, options: Partial<HttpDoorOptions> = {}): Promise<Fixture> {
   const dir = mkdtempSync(join(tmpdir(), 'layerd-http-'));
   const socket = join(dir, 's');
-  const engine = new MemoryEngine();
+  const engine = Object.create(store.engine) as Engine;
   const log: Record<string, unknown>[] = [];
   const door = await HttpDoor.open({
     at: { path: socket },
@@ -35,8 +49,26 @@ export async function openDoor(options: Partial<HttpDoorOptions> = {}): Promise<
   const close = async (): Promise<void> => {
     await door.close(0);
     rmSync(dir, { recursive: true, force: true });
+    await store.removeAll();
+    for (const { id } of store.engine.leases()) await store.engine.removeLease(id);
   };
-  return { engine, door, socket, log, close };
+  return { engine, store, door, socket, log, close };
+}
+
+/** Has loads wait after each chunk of an upload, to be slower than their clients; returns what ends it. */
+export function slowLoads({ engine, store }: Fixture, pauseMs: number): () => void {
+  let pause = pauseMs;
+  const paced = async function* (stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of stream) {
+      yield chunk;
+      if (pause > 0) await sleep(pause);
+    }
+  };
+  engine.load = (input, options, progress, signal) => {
+    const slow = 'stream' in input ? { ...input, stream: paced(input.stream) } : input;
+    return store.engine.load(slow, options, progress, signal);
+  };
+  return () => void (pause = 0);
 }
 
 function logInto(into: Record<string, unknown>[]): Logger {

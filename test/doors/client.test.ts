@@ -1,41 +1,70 @@
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { LayerdClient } from '../../src/client/index.js';
-import { sha256 } from '../../src/core/digest.js';
+import type { ArchiveInput, LoadOptions } from '../../src/core/api.js';
 import { LayerdError } from '../../src/core/errors.js';
+import { machinePlatform } from '../../src/core/platform.js';
 import type { Progress } from '../../src/core/words.js';
 import type { HttpDoorOptions } from '../../src/doors/http/server.js';
+import type { TestStore } from '../e2e/store.js';
 import { PATIENCE } from '../support.js';
-import { openDoor, type Fixture } from './http-fixture.js';
+import { descriptor, layoutMembers, tarOf, writeMembers } from '../unit/image-synthetic.js';
+import { ARCHIVE, IMAGE, openDoor, openStore, type Fixture } from './http-fixture.js';
 
-const archive = Buffer.from('an archive');
+const layer = IMAGE.layers[0]?.tar ?? Buffer.alloc(0);
+
+let store: TestStore;
 let fixture: Fixture;
 let client: LayerdClient;
 let dir: string;
+/** What the engine was asked to load. */
+let loads: { input: ArchiveInput; options: LoadOptions }[];
 
-async function reopen(options: Partial<HttpDoorOptions> = {}): Promise<void> {
-  await fixture.close();
-  client.close();
-  fixture = await openDoor(options);
+async function openClient(options: Partial<HttpDoorOptions> = {}): Promise<void> {
+  fixture = await openDoor(store, options);
   client = new LayerdClient({ socket: fixture.socket });
+  loads = [];
+  fixture.engine.load = (input, loadOptions, progress, signal) => {
+    loads.push({ input, options: loadOptions });
+    return store.engine.load(input, loadOptions, progress, signal);
+  };
 }
 
-beforeEach(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'layerd-client-'));
-  fixture = await openDoor();
-  client = new LayerdClient({ socket: fixture.socket });
-});
-afterEach(async () => {
+async function closeClient(): Promise<void> {
   client.close();
   await fixture.close();
+}
+
+async function reopen(options: Partial<HttpDoorOptions>): Promise<void> {
+  await closeClient();
+  await openClient(options);
+}
+
+beforeAll(async () => {
+  store = await openStore();
+});
+afterAll(() => store.remove());
+beforeEach(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'layerd-client-'));
+  await openClient();
+});
+afterEach(async () => {
+  await closeClient();
   rmSync(dir, { recursive: true, force: true });
 });
+
+/** Nothing of a load that failed stays: not in the store, nor below its root. */
+async function expectNothing(): Promise<void> {
+  await expect.poll(() => fixture.log.at(-1), PATIENCE).toMatchObject({ route: '/v1/images/load' });
+  expect(store.engine.images()).toEqual([]);
+  await store.collect();
+  expect(await store.leftovers()).toEqual([]);
+}
 
 async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = [];
@@ -44,16 +73,22 @@ async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 
 async function* failing(): AsyncGenerator<Buffer> {
-  yield archive;
+  yield ARCHIVE.subarray(0, 1_000);
   await sleep(50);
   throw new Error('the disk of the client failed');
 }
 
 async function* endless(): AsyncGenerator<Buffer> {
+  yield ARCHIVE.subarray(0, -1_024);
   for (;;) {
-    yield archive;
+    yield filler();
     await sleep(10);
   }
+}
+
+/** A member that no image needs. */
+function filler(): Buffer {
+  return tarOf([{ path: `filler`, bytes: Buffer.alloc(512) }]).subarray(0, -1_024);
 }
 
 function head(length: number): string {
@@ -62,42 +97,48 @@ function head(length: number): string {
 
 describe('calls', () => {
   it('follow an image and a container through their lives', async () => {
-    const { images } = await client.load(Readable.from([archive]), { ref: 'a/b:1' });
+    const { images } = await client.load(Readable.from([ARCHIVE]), { ref: 'a/b:1' });
     const id = images[0]?.imageId ?? 'none';
-    expect(id).toBe(sha256(archive));
+    expect(id).toBe(IMAGE.id);
     expect((await client.image('a/b:1')).id).toBe(id);
-    expect((await client.tag('a/b:1', 'c')).refs).toEqual(['a/b:1', 'c']);
+    expect((await client.tag('a/b:1', 'c')).refs).toEqual(['docker.io/a/b:1', 'docker.io/library/c:latest']);
     expect(await client.history(id)).toHaveLength(1);
     const box = await client.createContainer('c', { name: 'box', labels: { k: 'v' } });
     expect(box).toMatchObject({ name: 'box', imageId: id, labels: { k: 'v' } });
-    expect(await client.mount('box')).toEqual({ path: `/merged/${box.id}`, mounts: 1 });
+    const { path, mounts } = await client.mount('box');
+    expect(mounts).toBe(1);
+    writeFileSync(Buffer.from(`${path}/x\xff`, 'latin1'), 'new');
     expect(await client.mountInstructions('box')).toHaveLength(1);
-    expect(await collect(client.changes('box'))).toEqual([
-      { kind: 'C', path: '/' },
-      { kind: 'A', path: '/x\\xff', bytes: 'L3j/' },
-    ]);
-    expect(Buffer.concat(await collect(await client.diff('box')))).toEqual(Buffer.alloc(1024));
+    expect(await collect(client.changes('box'))).toEqual([{ kind: 'A', path: '/x\\xff', bytes: 'L3j/' }]);
+    expect(Buffer.concat(await collect(await client.diff('box'))).includes('new')).toBe(true);
+    expect((await client.usage('box')).bytes).toBeGreaterThan(0);
     expect(await client.unmount('box', { force: true })).toEqual({ mounts: 0 });
-    expect(await client.commit('box', { ref: 'new' })).toMatchObject({ ref: 'new' });
-    expect(await client.usage('box')).toEqual({ bytes: 4096, inodes: 1 });
+    expect(await client.commit('box', { ref: 'new' })).toMatchObject({ ref: 'docker.io/library/new:latest' });
     expect(await client.removeContainer('box')).toEqual({ id: box.id });
-    expect(await client.removeImage('c')).toEqual({ untagged: ['a/b:1', 'c'], deleted: [id] });
-    expect((await collect(client.events())).map(({ type }) => type)).toEqual(['image.load', 'container.create']);
+    expect(await client.removeImage('c')).toMatchObject({ untagged: ['docker.io/library/c:latest'], deleted: [] });
+    const told = (await collect(client.events())).map(({ type }) => type);
+    expect(told).toEqual(
+      expect.arrayContaining(['image.load', 'container.create', 'container.commit', 'container.delete']),
+    );
   });
 
   it('save, and hear what differs', async () => {
-    await client.load(Readable.from([archive]), { ref: 'a' });
+    await client.load(Readable.from([ARCHIVE]), { ref: 'a' });
     const { stream, notice } = await client.save({ refs: ['a'], format: 'oci' });
-    expect(Buffer.concat(await collect(stream))).toEqual(archive);
-    expect(notice).toBe('the manifest digest differs – as ever');
-    const tar = await client.layerTar(sha256(archive));
-    expect(tar).toMatchObject({ size: archive.length, diffId: sha256(archive) });
-    expect(Buffer.concat(await collect(tar.stream))).toEqual(archive);
+    const saved = Buffer.concat(await collect(stream));
+    expect(notice).toContain('manifest');
+    expect(saved.includes(layer)).toBe(true);
+    const [diffId = ''] = IMAGE.layers.map((one) => one.diffId);
+    const tar = await client.layerTar(diffId);
+    expect(tar).toMatchObject({ size: layer.length, diffId });
+    expect(Buffer.concat(await collect(tar.stream))).toEqual(layer);
   });
 
   it('keep leases', async () => {
-    expect(await client.createLease({ id: 'l', ttlMs: 5 })).toMatchObject({ id: 'l', expires: 6 });
-    expect(await client.updateLease('l', { ttlMs: 9 })).toMatchObject({ expires: 10 });
+    const lease = await client.createLease({ id: 'l', ttlMs: 60_000 });
+    expect(lease.expires).toBeGreaterThanOrEqual(lease.created + 59_000);
+    const { expires } = await client.updateLease('l', { ttlMs: 600_000 });
+    expect(expires).toBeGreaterThan(lease.created + 60_000);
     expect(await client.leases()).toHaveLength(1);
     await client.removeLease('l');
     await expect(client.removeLease('l')).rejects.toMatchObject({ code: 'LEASE_NOT_FOUND' });
@@ -106,23 +147,21 @@ describe('calls', () => {
   it('throw what the daemon says, as it says it', async () => {
     const failure = await client.image('nope').catch((error: unknown) => error);
     expect(failure).toBeInstanceOf(LayerdError);
-    expect((failure as LayerdError).toBody()).toEqual({
-      code: 'IMAGE_NOT_FOUND',
-      message: 'there is no image nope',
-      details: { name: 'nope' },
-      hint: 'Load it.',
-    });
+    const told = (failure as LayerdError).toBody();
+    const said: unknown = await store.engine.removeImage('nope', {}).catch((error: LayerdError) => error.toBody());
+    expect(told).toMatchObject({ code: 'IMAGE_NOT_FOUND', message: expect.stringContaining('nope') as string });
+    expect(told).toEqual(said);
   });
 
   it('tell what is wrong with the daemon', async () => {
-    fixture.engine.healthy = false;
+    fixture.engine.health = () => Promise.resolve({ ok: false, problems: ['unwell'] });
     expect(await client.health()).toEqual({ ok: false, problems: ['unwell'] });
     expect(await client.metrics()).toContain('layerd_images 0');
-    expect((await client.info()).fileSystem).toBe('memory');
-    expect((await client.diskUsage()).total).toBe(4096);
-    expect((await client.why('x')).conclusion).toBe('nothing keeps it');
-    expect((await client.gc({ dryRun: true })).dryRun).toBe(true);
-    expect((await client.check({ quick: true })).problems).toHaveLength(1);
+    expect((await client.info()).driver).toBe('copy');
+    expect((await client.diskUsage()).total).toBeGreaterThan(0);
+    await expect(client.why('x')).rejects.toMatchObject({ message: expect.stringContaining('x') as string });
+    expect(await client.gc({ dryRun: true })).toMatchObject({ dryRun: true, removed: [] });
+    expect(await client.check({ quick: true })).toMatchObject({ ok: true, problems: [] });
     expect(await client.layerTree()).toEqual([]);
     expect(await client.layers()).toEqual([]);
   });
@@ -139,43 +178,37 @@ describe('calls', () => {
 describe('loading', () => {
   it('hands the daemon a descriptor of a file, and sends nothing', async () => {
     const path = join(dir, 'a.tar');
-    writeFileSync(path, archive);
+    writeFileSync(path, ARCHIVE);
     const steps: Progress[] = [];
     await client.load(path, { onProgress: (step) => steps.push(step) });
-    // a body has a size, or null when it is chunked; the engine of this test tells null for a path
-    expect(steps).toEqual([{ phase: 'read', subject: '', done: archive.length, total: null }]);
-    expect(fixture.engine.images()).toHaveLength(1);
-    expect(fixture.engine.pathsLoaded).toBe(1);
+    expect(steps.length).toBeGreaterThan(0);
+    expect(store.engine.images()).toHaveLength(1);
+    expect(loads).toMatchObject([{ input: { path: expect.stringContaining('/fd/') as string } }]);
   });
 
   it('sends the file where the daemon cannot take a descriptor', async () => {
     await reopen({ peerOf: () => null });
     const path = join(dir, 'a.tar');
-    writeFileSync(path, archive);
-    await client.load(path, { ref: 'x', platform: { os: 'linux', architecture: 'arm64', variant: 'v8' } });
-    expect(fixture.engine.pathsLoaded).toBe(0);
-    expect(fixture.engine.images()).toMatchObject([{ id: sha256(archive), refs: ['x'] }]);
-    expect(fixture.engine.lastLoad).toMatchObject({ platform: { architecture: 'arm64' } });
+    writeFileSync(path, ARCHIVE);
+    const { os, architecture } = machinePlatform();
+    await client.load(path, { ref: 'x', platform: { os, architecture } });
+    expect(loads).toMatchObject([
+      { input: { stream: expect.anything() as object }, options: { platform: { architecture } } },
+    ]);
+    expect(store.engine.images()).toMatchObject([{ id: IMAGE.id, refs: ['docker.io/library/x:latest'] }]);
   });
 
-  it('sends a layout directory as a tar that tar can read', async () => {
+  it('sends a layout directory as a tar', async () => {
     await reopen({ peerOf: () => null });
-    mkdirSync(join(dir, 'blobs/sha256'), { recursive: true });
-    writeFileSync(join(dir, 'oci-layout'), '{}');
-    writeFileSync(join(dir, 'index.json'), '{"x":1}');
-    writeFileSync(join(dir, 'blobs/sha256/abc'), 'blob');
-    const { images } = await client.load(dir);
-    const { stream } = await client.layerTar(images[0]?.imageId ?? '');
-    const tar = join(dir, 'sent.tar');
-    writeFileSync(tar, Buffer.concat(await collect(stream)));
-    const names = execFileSync('tar', ['-tf', tar], { encoding: 'utf8' }).trim().split('\n');
-    expect(names).toEqual(['oci-layout', 'index.json', 'blobs/', 'blobs/sha256/', 'blobs/sha256/abc']);
-    expect(execFileSync('tar', ['-xOf', tar, 'blobs/sha256/abc'], { encoding: 'utf8' })).toBe('blob');
+    writeMembers(dir, layoutMembers([IMAGE], [descriptor(IMAGE.manifest)]));
+    const { images } = await client.load(dir, { ref: 'x' });
+    expect(images).toMatchObject([{ imageId: IMAGE.id }]);
+    expect(loads).toMatchObject([{ input: { stream: expect.anything() as object } }]);
   });
 
   it('sends what is no file as a stream', async () => {
     await expect(client.load('/dev/null')).rejects.toMatchObject({ code: 'ARCHIVE_INVALID' });
-    expect(fixture.engine.pathsLoaded).toBe(0);
+    expect(loads).toMatchObject([{ input: { stream: expect.anything() as object } }]);
     await expect(client.load(join(dir, 'gone'))).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   });
 
@@ -183,8 +216,7 @@ describe('loading', () => {
     await expect(client.load(failing())).rejects.toMatchObject({
       message: expect.stringContaining('of the client') as string,
     });
-    await expect.poll(() => fixture.engine.loadsFailed, PATIENCE).toBe(1);
-    expect(fixture.engine.images()).toEqual([]);
+    await expectNothing();
   });
 
   it('stops sending when the daemon has failed', async () => {
@@ -209,7 +241,7 @@ describe('loading', () => {
     await sleep(50);
     abort.abort();
     await expect(loading).rejects.toMatchObject({ code: 'CANCELLED' });
-    await expect.poll(() => fixture.engine.loadsFailed, PATIENCE).toBe(1);
+    await expectNothing();
   });
 });
 
@@ -247,7 +279,7 @@ describe('a daemon that goes away', () => {
     );
     await expect(collect(broken.events())).rejects.toBeInstanceOf(Error);
     const noResult = speakAgain('{"progress":{"phase":"read","subject":"","done":1,"total":null}}\n');
-    await expect(noResult.load(Readable.from([archive]))).rejects.toMatchObject({ code: 'STREAM_BROKEN' });
+    await expect(noResult.load(Readable.from([ARCHIVE]))).rejects.toMatchObject({ code: 'STREAM_BROKEN' });
   });
 
   function speakAgain(text: string): LayerdClient {
