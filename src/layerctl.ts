@@ -3,9 +3,11 @@
 import { Command, CommanderError } from 'commander';
 import { Cli } from './cli/cli.js';
 import { containerCommands } from './cli/containers.js';
+import { separated } from './cli/command-line.js';
 import { EXIT, EXIT_HELP } from './cli/exit-codes.js';
 import { imageCommands } from './cli/images.js';
 import { layerCommands } from './cli/layers.js';
+import { runCommands } from './cli/run.js';
 import { storeCommands } from './cli/store.js';
 import { systemCommands } from './cli/system.js';
 import { isErrno } from './core/errors.js';
@@ -23,7 +25,8 @@ const program = new Command('layerctl')
   .exitOverride();
 
 const cli = new Cli(program);
-for (const add of [imageCommands, layerCommands, containerCommands, storeCommands, systemCommands]) add(program, cli);
+const groups = [imageCommands, layerCommands, containerCommands, runCommands, storeCommands, systemCommands];
+for (const add of groups) add(program, cli);
 
 // `layerctl images | head` is no failure
 process.stdout.on('error', (error) => {
@@ -32,7 +35,7 @@ process.stdout.on('error', (error) => {
 });
 
 try {
-  await program.parseAsync();
+  await program.parseAsync(separated(program, process.argv.slice(2)), { from: 'user' });
 } catch (thrown) {
   if (thrown instanceof CommanderError) process.exitCode = thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
   else cli.fail(thrown);

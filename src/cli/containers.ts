@@ -5,6 +5,7 @@ import type { Change, CommitResult, ContainerSummary, CreateContainerOptions, Us
 import { collect, labels, type Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
+import { endRun, isLive, runOf } from './oci/runs.js';
 import { refuseTerminal, writeArchive } from './sink.js';
 
 interface CreateFlags {
@@ -55,7 +56,7 @@ export function containerCommands(program: Command, cli: Cli): void {
     .description('remove containers; prints their ids')
     .option('-f, --force', 'also mounted ones')
     .action(async (containers: string[], flags: { force?: boolean }) => {
-      const removed = await cli.each(containers, (name) => cli.client.removeContainer(name, flags));
+      const removed = await cli.each(containers, (name) => remove(cli, name, flags));
       const ids = removed.map(({ id }) => id);
       cli.print({ data: removed, ids, human: () => ids.map((id) => `${id}\n`).join('') });
     });
@@ -148,6 +149,15 @@ function containerTable(
       : []),
     { title: 'PATH', value: ({ container }) => container.path ?? '' },
   ]);
+}
+
+/** Removes a container, and first what a `layerctl run` that was killed has left of it. Forced: also while it runs. */
+async function remove(cli: Cli, name: string, flags: { force?: boolean }): Promise<{ id: string }> {
+  const { client } = cli;
+  const container = await client.container(name);
+  const run = await runOf(container);
+  if (run !== null && (flags.force === true || !(await isLive(run)))) await endRun(client, { ...run, remove: false });
+  return client.removeContainer(container.id, flags);
 }
 
 async function mount(cli: Cli, container: string, flags: { instructions?: boolean }): Promise<void> {

@@ -11,12 +11,15 @@ export const EXIT = {
   unreachable: 5,
   /** Stored bytes are not what was stored. */
   damage: 6,
+  /** `run`: the program in the container never ran. Else the exit code is the program's own. */
+  notRun: 125,
   /** 128 + SIGINT, as shells have it. */
   interrupted: 130,
 } as const;
 
 export const EXIT_HELP = `
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict or in use, 5 no daemon, 6 damage found, 130 interrupted.`;
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict or in use, 5 no daemon, 6 damage found, 130 interrupted.
+\`layerctl run\` exits as the program in the container does, and with 125 if that never ran.`;
 
 /** A wrong use of the command line that the parser could not see. */
 export class UsageError extends LayerdError {

@@ -5,6 +5,7 @@ import type { CheckReport, DiskReport, DriverName, GcReport, Lease, MigrateRepor
 import { collect, labels, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
+import { sweepRuns } from './oci/runs.js';
 
 interface GcFlags {
   dryRun?: boolean;
@@ -103,6 +104,7 @@ function leaseCommands(program: Command, cli: Cli): void {
 }
 
 async function gc(cli: Cli, { dryRun, grace, wait }: GcFlags): Promise<void> {
+  if (dryRun !== true) await sweepRuns(cli.client);
   const report = await cli.client.gc({
     ...(dryRun === undefined ? {} : { dryRun }),
     ...(grace === undefined ? {} : { grace: durationOf(grace) }),
