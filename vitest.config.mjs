@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 // The tests are compiled with the product and run on the compiled files: worker threads and the two programs are then
-// the ones that users get. LAYERD_DIST names another build than dist/.
+// the ones that users get (dist/src/bin). LAYERD_DIST names another build than dist/.
 const dist = process.env.LAYERD_DIST ?? 'dist';
 
 export default defineConfig({

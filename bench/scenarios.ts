@@ -24,7 +24,7 @@ export interface Scale {
   fileBytes: number;
 }
 
-const LAYERCTL = fileURLToPath(new URL('../src/layerctl.js', import.meta.url));
+const LAYERCTL = fileURLToPath(new URL('../src/bin/layerctl.js', import.meta.url));
 
 type Add = (scenario: string, unit: Figure['unit'], value: number) => void;
 

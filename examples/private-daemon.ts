@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { LayerdClient } from '../src/client/index.js';
 
-const LAYERD = fileURLToPath(new URL('../src/layerd.js', import.meta.url));
+const LAYERD = fileURLToPath(new URL('../src/bin/layerd.js', import.meta.url));
 const START_MS = 20_000;
 
 /** A daemon of one's own, on a directory of its own, with default settings. */

@@ -35,7 +35,7 @@ function install() {
 /** Compiles when a source is newer than the last build. */
 function build() {
   const mark = `${root}dist/.built`;
-  const sources = ['src', 'drivers', 'test', 'bench', 'examples', 'package.json', 'tsconfig.json'];
+  const sources = ['scripts/build.mjs', 'src', 'drivers', 'test', 'bench', 'examples', 'package.json', 'tsconfig.json'];
   const find = ['find', [...sources, '-newer', mark, '-print', '-quit'], { cwd: root, encoding: 'utf8' }];
   if (existsSync(mark) && execFileSync(...find) === '') return;
   console.error('Compiling ...');
@@ -60,7 +60,7 @@ function isProgram(name) {
 }
 
 const TASKS = {
-  start: [`${root}dist/src/layerd.js`],
+  start: [`${root}dist/src/bin/layerd.js`],
   demo: [`${root}dist/examples/demo/demo.js`],
   bench: [`${root}dist/bench/run.js`],
   test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],

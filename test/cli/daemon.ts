@@ -10,8 +10,8 @@ import { LayerdClient } from '../../src/client/index.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 
-export const LAYERD = fileURLToPath(new URL('../../src/layerd.js', import.meta.url));
-export const LAYERCTL = fileURLToPath(new URL('../../src/layerctl.js', import.meta.url));
+export const LAYERD = fileURLToPath(new URL('../../src/bin/layerd.js', import.meta.url));
+export const LAYERCTL = fileURLToPath(new URL('../../src/bin/layerctl.js', import.meta.url));
 
 export interface Outcome {
   code: number | null;
