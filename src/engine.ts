@@ -5,7 +5,7 @@ import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import type { ProbedDriver } from '../drivers/index.js';
-import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, SaveOptions } from './core/api.js';
+import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, PullOptions, SaveOptions } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
 import { LayerdError } from './core/errors.js';
 import { lazily } from './core/lazily.js';
@@ -45,6 +45,7 @@ interface ArchiveParts {
 }
 
 type Archives = Awaited<ReturnType<typeof openArchives>>;
+type Remotes = Awaited<ReturnType<typeof openRegistries>>;
 
 /** How the driver came to be chosen. */
 interface DriverChoice {
@@ -66,6 +67,9 @@ export class Engine implements EngineApi {
   private readonly listing: LayerListing;
   private readonly imageStore: Images;
   private readonly archives: () => Promise<Archives>;
+  private readonly registries: () => Promise<Remotes>;
+  /** Ends the connections to registries, if there were any. */
+  private closeRegistries: () => Promise<void> = () => Promise.resolve();
   private readonly containerStore: Containers;
   private readonly leaseStore: Leases;
   private readonly migrator: Migrator;
@@ -106,6 +110,11 @@ export class Engine implements EngineApi {
         containers: this.containerStore,
       }),
     );
+    this.registries = lazily(async () => {
+      const remotes = await openRegistries(context, config.registry, this.leaseStore, await this.archives());
+      this.closeRegistries = () => remotes.registries.close();
+      return remotes;
+    });
     this.collector = new Collector(context, directories, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
@@ -129,7 +138,7 @@ export class Engine implements EngineApi {
       makeDirectories(places);
       pool = new WorkerPool(
         { root: config.root, run: config.run, driverOptions: config.driverOptions, limits: config.limits },
-        laneSizes(config.workers),
+        laneSizes(config),
       );
       // The two threads start at once, on as many cores.
       const probing = pool.run('short', 'drivers.probe', undefined);
@@ -176,6 +185,7 @@ export class Engine implements EngineApi {
     this.loopDelay.disable();
     this.eventLog.close();
     await this.collector.close();
+    await this.closeRegistries();
     await this.context.pool.close();
     await this.context.writer.close();
     this.context.reader.close();
@@ -230,6 +240,15 @@ export class Engine implements EngineApi {
       return await loader.load(input, options, progress, signal);
     } finally {
       // What a load that failed had brought, or an image that lost its name, goes without waiting for the interval.
+      this.collector.soon();
+    }
+  }
+
+  async pull(ref: string, options: PullOptions, progress: OnProgress, signal: AbortSignal): Promise<words.PullResult> {
+    const { puller } = await this.registries();
+    try {
+      return await puller.pull(ref, options, progress, signal);
+    } finally {
       this.collector.soon();
     }
   }
@@ -407,6 +426,21 @@ async function openArchives(context: StoreContext, parts: ArchiveParts) {
   };
 }
 
+/** What speaks to registries. */
+async function openRegistries(
+  context: StoreContext,
+  config: EngineConfig['registry'],
+  leases: Leases,
+  { loader }: Archives,
+) {
+  const [{ Registries }, { Puller }] = await Promise.all([
+    import('./image/registry/registries.js'),
+    import('./image/registry/pull.js'),
+  ]);
+  const registries = new Registries(config);
+  return { registries, puller: new Puller(context, { registries, leases, loader }) };
+}
+
 function collectorSettings(config: Pick<EngineConfig, 'gc' | 'events'>) {
   return { ...config.gc, maxEvents: config.events.maxRows };
 }
@@ -426,11 +460,12 @@ function kernelOf(): words.Info['kernel'] {
 }
 
 /** Streams wait for their readers, so one thread has many of them. */
-function laneSizes(workers: EngineConfig['workers']): ConstructorParameters<typeof WorkerPool>[1] {
+function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<typeof WorkerPool>[1] {
   return {
     short: { threads: workers.short, callsPerThread: 1, keep: 1 },
     unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1 },
     bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0 },
+    fetch: { threads: registry.transfers, callsPerThread: 1, keep: 0 },
     stream: { threads: 2, callsPerThread: 64, keep: 0 },
     sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0 },
   };

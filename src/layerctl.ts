@@ -8,6 +8,7 @@ import { EXIT, EXIT_HELP } from './cli/exit-codes.js';
 import { imageCommands } from './cli/images.js';
 import { layerCommands } from './cli/layers.js';
 import { runCommands } from './cli/run.js';
+import { registryCommands } from './cli/registry.js';
 import { storeCommands } from './cli/store.js';
 import { systemCommands } from './cli/system.js';
 import { isErrno } from './core/errors.js';
@@ -25,7 +26,15 @@ const program = new Command('layerctl')
   .exitOverride();
 
 const cli = new Cli(program);
-const groups = [imageCommands, layerCommands, containerCommands, runCommands, storeCommands, systemCommands];
+const groups = [
+  imageCommands,
+  registryCommands,
+  layerCommands,
+  containerCommands,
+  runCommands,
+  storeCommands,
+  systemCommands,
+];
 for (const add of groups) add(program, cli);
 
 // `layerctl images | head` is no failure

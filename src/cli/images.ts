@@ -81,14 +81,14 @@ async function load(cli: Cli, file: string | undefined, flags: LoadFlags): Promi
   cli.note(loadSummary(result));
 }
 
-function loadedNames({ images }: LoadResult): string {
+export function loadedNames({ images }: LoadResult): string {
   return images
     .flatMap(({ refs, imageId }) => (refs.length > 0 ? refs : [imageId]))
     .map((name) => `${name}\n`)
     .join('');
 }
 
-function loadSummary({ layersLoaded, layersPresent, bytesLoaded }: LoadResult): string {
+export function loadSummary({ layersLoaded, layersPresent, bytesLoaded }: LoadResult): string {
   const present = layersPresent === 0 ? '' : `, ${layersPresent} already there`;
   return `${layersLoaded} ${layersLoaded === 1 ? 'layer' : 'layers'} loaded (${bytes(bytesLoaded)})${present}`;
 }

@@ -73,7 +73,7 @@ export class ProgressView {
   private line(step: Step): string {
     const { phase, done, total } = step;
     const name = label(step).padEnd(22);
-    if (phase === 'present') return `${name} already there`;
+    if (TOLD.has(phase)) return `${name} ${amount(done, step)}`;
     const seconds = (this.now() - step.began) / 1000;
     const rate = seconds > 0 ? (done - step.from) / seconds : 0;
     if (total === null) return `${name} ${amount(done, step)}${rateText(rate, step)}`;
@@ -89,8 +89,11 @@ function sizeOr(size: number | undefined, fallback: number): number {
   return size === undefined || size === 0 ? fallback : size;
 }
 
+/** What is told once, when it happens. */
+const TOLD = new Set<Progress['phase']>(['present', 'resume', 'wait']);
+
 function isDone({ done, total, phase }: Progress): boolean {
-  return phase === 'present' || (total !== null && done >= total);
+  return TOLD.has(phase) || (total !== null && done >= total);
 }
 
 function label({ phase, subject }: Progress): string {
@@ -99,6 +102,8 @@ function label({ phase, subject }: Progress): string {
 
 function amount(count: number, { phase }: Progress): string {
   if (phase === 'present') return 'already there';
+  if (phase === 'resume') return `goes on behind ${bytes(count)}`;
+  if (phase === 'wait') return `tried again in ${Math.ceil(count / 1000)} s`;
   return COUNTED.has(phase) ? String(count) : bytes(count);
 }
 

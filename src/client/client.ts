@@ -1,5 +1,5 @@
 import { open, type FileHandle } from 'node:fs/promises';
-import type { LoadOptions, OnProgress, SaveOptions } from '../core/api.js';
+import type { LoadOptions, OnProgress, PullOptions, SaveOptions } from '../core/api.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type {
@@ -11,6 +11,7 @@ import type {
   ContainerDetail,
   ContainerSummary,
   CreateContainerOptions,
+  Credentials,
   DiskReport,
   DriverName,
   EngineEvent,
@@ -27,6 +28,8 @@ import type {
   MigrateReport,
   MountInstruction,
   MountResult,
+  Platform,
+  PullResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -120,6 +123,16 @@ export class LayerdClient {
     } finally {
       await handle.close();
     }
+  }
+
+  /**
+   * Brings an image from a registry, as far as its layers are not there. One that breaks off goes on where it ended when
+   * it is called again.
+   */
+  pull(ref: string, options: PullOptions & Watch = {}): Promise<PullResult> {
+    const { onProgress, signal, credentials, platform, ...rest } = options;
+    const json = { ref, ...rest, platform: platformText(platform) };
+    return this.transport.operation('/v1/images/pull', { json, signal, headers: authHeaders(credentials) }, onProgress);
   }
 
   /** Images as one archive. `notice` says, where there is something to say, what differs from the original. */
@@ -300,9 +313,22 @@ export class LayerdClient {
 }
 
 function loadQuery({ platform, allPlatforms, ref }: LoadOptions): Record<string, string | boolean | undefined> {
-  const { os, architecture, variant } = platform ?? {};
-  const words = [os, architecture, variant].filter((word) => word !== undefined);
-  return { allPlatforms, ref, platform: platform === undefined ? undefined : words.join('/') };
+  return { allPlatforms, ref, platform: platformText(platform) };
+}
+
+function platformText(platform: Platform | undefined): string | undefined {
+  if (platform === undefined) return undefined;
+  const { os, architecture, variant } = platform;
+  return [os, architecture, variant].filter((word) => word !== undefined).join('/');
+}
+
+/** Credentials travel in headers: no log has them. */
+function authHeaders(credentials: Credentials | undefined, target?: Credentials): Record<string, string> {
+  const encoded = (value: Credentials): string => Buffer.from(JSON.stringify(value)).toString('base64');
+  return {
+    ...(credentials === undefined ? {} : { 'x-layerd-registry-auth': encoded(credentials) }),
+    ...(target === undefined ? {} : { 'x-layerd-target-auth': encoded(target) }),
+  };
 }
 
 async function openArchive(source: string): Promise<FileHandle> {

@@ -1,4 +1,5 @@
-import type { EngineConfig } from '../core/engine-config.js';
+import type { EngineConfig, RegistryConfig } from '../core/engine-config.js';
+import { splitWords } from './kinds.js';
 import type { Settings } from './settings.js';
 
 /** The engine's part of the settings. */
@@ -25,5 +26,26 @@ export function engineConfigOf(settings: Settings): EngineConfig {
       bulk: settings['workers.bulk'],
       sweep: settings['workers.sweep'],
     },
+    registry: registryConfigOf(settings),
+  };
+}
+
+function registryConfigOf(settings: Settings): RegistryConfig {
+  const credentials = settings['registry.credentials_file'];
+  const certificates = settings['registry.certificates'];
+  return {
+    mirrors: splitWords(settings['registry.mirrors']).map((word) => {
+      const equals = word.indexOf('=');
+      return { registry: word.slice(0, equals), url: word.slice(equals + 1) };
+    }),
+    insecure: splitWords(settings['registry.insecure']),
+    credentialsFile: credentials === 'off' ? null : credentials,
+    certificates: certificates === 'off' ? null : certificates,
+    transfers: settings['registry.transfers'],
+    retries: settings['registry.retries'],
+    retryDelayMs: settings['registry.retry_delay'],
+    stallMs: settings['registry.stall_timeout'],
+    partialTtlMs: settings['registry.partial_ttl'],
+    chunkBytes: settings['registry.chunk_size'],
   };
 }

@@ -66,6 +66,26 @@ export const size: Kind<number> = {
   toToml: (bytes) => tomlString(formatSize(bytes)),
 };
 
+/** A list of words, kept as text with commas between them; TOML has it as an array. */
+export function wordList(expects: string, isWord: (word: string) => boolean): Kind<string> {
+  const joined = (list: readonly unknown[]): string | undefined =>
+    list.every((word) => typeof word === 'string' && isWord(word)) ? list.join(',') : undefined;
+  return {
+    expects: `a list of ${expects}`,
+    fromText: (given) => joined(splitWords(given)),
+    fromToml: (value) => (Array.isArray(value) ? joined(value) : undefined),
+    toToml: (value) => `[${splitWords(value).map(tomlString).join(', ')}]`,
+  };
+}
+
+/** The words of such a list. */
+export function splitWords(value: string): string[] {
+  return value
+    .split(',')
+    .map((word) => word.trim())
+    .filter((word) => word !== '');
+}
+
 export function count(min: number, max: number): Kind<number> {
   const within = (value: number): number | undefined =>
     Number.isInteger(value) && value >= min && value <= max ? value : undefined;

@@ -5,7 +5,19 @@
  */
 import { join } from 'node:path';
 import { DEFAULT_ENGINE_CONFIG as ENGINE } from '../core/engine-config.js';
-import { choice, count, duration, flag, loopbackOrOff, path, pathOrOff, size, text, type Kind } from './kinds.js';
+import {
+  choice,
+  count,
+  duration,
+  flag,
+  loopbackOrOff,
+  path,
+  pathOrOff,
+  size,
+  text,
+  wordList,
+  type Kind,
+} from './kinds.js';
 
 export interface Setting<T> {
   readonly kind: Kind<T>;
@@ -26,6 +38,8 @@ function reloading<T>(kind: Kind<T>, fallback: T, doc: string): Setting<T> {
 }
 
 const THREADS = count(1, 64);
+const HOST = /^[^\s/=@,]+$/;
+const MIRROR = /^[^\s/=@,]+=https?:\/\/[^\s,]+$/;
 const { overlay, erofs, copy } = ENGINE.driverOptions;
 
 /** Settings without a table come first, and those of one table together: `layerd config` prints them in this order. */
@@ -101,6 +115,52 @@ export const SETTINGS = {
     copy.useFfi,
     'The copy driver uses system calls that Node lacks, for every attribute; off: Node alone.',
   ),
+  'registry.mirrors': setting(
+    wordList('REGISTRY=URL, such as "docker.io=https://mirror.example"', (word) => MIRROR.test(word)),
+    '',
+    'Where to look first for what is pulled from a registry. Several for one registry are asked in this order.',
+  ),
+  'registry.insecure': setting(
+    wordList('registries, such as "registry.example:5000"', (word) => HOST.test(word)),
+    '',
+    'Registries that may be spoken to without TLS, or with certificates that nobody vouches for. This machine always may without TLS.',
+  ),
+  'registry.credentials_file': setting(
+    pathOrOff,
+    ENGINE.registry.credentialsFile ?? 'off',
+    'A Docker configuration file with credentials and credential helpers, or off. It need not exist.',
+  ),
+  'registry.certificates': setting(
+    pathOrOff,
+    ENGINE.registry.certificates ?? 'off',
+    'A directory with HOST:PORT/*.crt (authorities to trust), *.cert and *.key (to show), as Docker has it, or off.',
+  ),
+  'registry.transfers': setting(
+    count(1, 32),
+    ENGINE.registry.transfers,
+    'Layers that are fetched from registries or sent to them at once.',
+  ),
+  'registry.retries': setting(
+    count(0, 100),
+    ENGINE.registry.retries,
+    'How often something is tried again that a registry or the network fails to do, unless bytes have come meanwhile.',
+  ),
+  'registry.retry_delay': setting(
+    duration,
+    ENGINE.registry.retryDelayMs,
+    'The pause before the first retry; each next one is twice as long, up to 30s, or what the registry asks for.',
+  ),
+  'registry.stall_timeout': setting(
+    duration,
+    ENGINE.registry.stallMs,
+    'A registry that sends or takes (nearly) nothing this long is taken for broken.',
+  ),
+  'registry.partial_ttl': setting(
+    duration,
+    ENGINE.registry.partialTtlMs,
+    'What an interrupted pull fetched is kept this long, for a pull that goes on where it ended.',
+  ),
+  'registry.chunk_size': setting(size, ENGINE.registry.chunkBytes, 'Most bytes of a blob that one request uploads.'),
   'workers.short': setting(THREADS, ENGINE.workers.short, 'Threads for what a client waits for: mkdir, mount.'),
   'workers.unmount': setting(THREADS, ENGINE.workers.unmount, 'Threads for unmounting, which may wait for the disk.'),
   'workers.bulk': setting(THREADS, ENGINE.workers.bulk, 'Threads for layers in and out, commits and checks.'),

@@ -14,6 +14,7 @@ import type {
   ContainerDetail,
   ContainerSummary,
   CreateContainerOptions,
+  Credentials,
   DiskReport,
   DriverName,
   EngineEvent,
@@ -32,6 +33,7 @@ import type {
   MountResult,
   Platform,
   Progress,
+  PullResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -54,6 +56,18 @@ export interface LoadOptions {
   ref?: string;
 }
 
+/** How a registry is to be spoken to. */
+export interface RegistryOptions {
+  /** Without them, those of the daemon's configuration file for credentials are used. */
+  credentials?: Credentials;
+}
+
+export interface PullOptions extends RegistryOptions {
+  /** Which of several platforms; the machine's own by default. */
+  platform?: Platform;
+  allPlatforms?: boolean;
+}
+
 export interface SaveOptions {
   refs: string[];
   format: ArchiveFormat;
@@ -69,6 +83,8 @@ export interface EngineApi {
   load(input: ArchiveInput, options: LoadOptions, progress: OnProgress, signal: AbortSignal): Promise<LoadResult>;
   /** The archive as a tar stream. Throws before the first byte if a ref is unknown. `notice` says when the manifest digest differs. */
   save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }>;
+  /** Brings an image from a registry. What an interrupted pull fetched is kept for the next one. */
+  pull(ref: string, options: PullOptions, progress: OnProgress, signal: AbortSignal): Promise<PullResult>;
   images(): ImageSummary[];
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];

@@ -2,7 +2,8 @@
  * What the engine is told when it opens. The configuration of the daemon (src/config) yields it; tests write it by hand
  * on top of {@link DEFAULT_ENGINE_CONFIG}. Sizes are bytes, times milliseconds.
  */
-import { availableParallelism } from 'node:os';
+import { availableParallelism, homedir } from 'node:os';
+import { join } from 'node:path';
 import type { DriverName } from './words.js';
 
 /** Driver settings of the configuration; each driver's README reasons its defaults. */
@@ -18,6 +19,30 @@ export interface WorkerThreads {
   unmount: number;
   bulk: number;
   sweep: number;
+}
+
+/** How registries are reached. */
+export interface RegistryConfig {
+  /** Asked before the registry itself when something is pulled, in this order. */
+  mirrors: { registry: string; url: string }[];
+  /** Registries (host, or host:port) spoken to without TLS, or with certificates that nobody vouches for. */
+  insecure: string[];
+  /** A Docker configuration file with credentials and credential helpers; null for none. */
+  credentialsFile: string | null;
+  /** A directory with HOST[:PORT]/*.crt, *.cert and *.key, as Docker has it; null for none. */
+  certificates: string | null;
+  /** Layers that are fetched or sent at once. */
+  transfers: number;
+  /** What fails for a passing reason is tried again so often, unless bytes have come meanwhile. */
+  retries: number;
+  /** The pause before the first retry; each next one is twice as long, up to half a minute. */
+  retryDelayMs: number;
+  /** A registry that lets us wait this long is taken for broken. */
+  stallMs: number;
+  /** What an interrupted pull fetched is kept so long. */
+  partialTtlMs: number;
+  /** Most bytes of a blob that one request uploads. */
+  chunkBytes: number;
 }
 
 export interface EngineConfig {
@@ -47,12 +72,14 @@ export interface EngineConfig {
     layerBytes: number;
   };
   workers: WorkerThreads;
+  registry: RegistryConfig;
 }
 
 /** What can change while the engine runs (SIGHUP); it is handed to `engine.reconfigure()`. */
 export type ReloadableEngineConfig = Pick<EngineConfig, 'gc' | 'events'>;
 
 const MINUTE = 60_000;
+const MIB = 1024 ** 2;
 const GIB = 1024 ** 3;
 
 /** The embedded defaults. */
@@ -70,4 +97,16 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   events: { maxRows: 10_000 },
   limits: { layerEntries: 1_000_000, layerBytes: 256 * GIB },
   workers: { short: 2, unmount: 1, bulk: Math.max(2, availableParallelism()), sweep: 1 },
+  registry: {
+    mirrors: [],
+    insecure: [],
+    credentialsFile: join(homedir(), '.docker', 'config.json'),
+    certificates: '/etc/docker/certs.d',
+    transfers: 4,
+    retries: 6,
+    retryDelayMs: 1_000,
+    stallMs: 30_000,
+    partialTtlMs: 24 * 60 * MINUTE,
+    chunkBytes: 64 * MIB,
+  },
 };

@@ -19,7 +19,23 @@ export type ArchiveFormat = 'docker' | 'oci';
 
 /** What a long operation is doing. `total` is null where it cannot be known before the end. */
 export interface Progress {
-  phase: 'read' | 'layer' | 'present' | 'sync' | 'image' | 'save' | 'diff' | 'commit' | 'check' | 'gc' | 'migrate';
+  phase:
+    | 'read'
+    | 'layer'
+    | 'present'
+    | 'resume'
+    | 'wait'
+    | 'sync'
+    | 'image'
+    | 'save'
+    | 'compress'
+    | 'push'
+    | 'copy'
+    | 'diff'
+    | 'commit'
+    | 'check'
+    | 'gc'
+    | 'migrate';
   /** The layer or member that the numbers speak of: a diff ID, blob digest or member name; '' for the whole. */
   subject: string;
   done: number;
@@ -43,6 +59,18 @@ export interface LoadResult {
   layersPresent: number;
   /** Uncompressed bytes of the layers that were loaded. */
   bytesLoaded: number;
+}
+
+/** Who somebody is to a registry: name and password, or the token that a login gave instead of them. */
+export type Credentials = { username: string; password: string } | { identityToken: string };
+
+export interface PullResult extends LoadResult {
+  /** What was pulled, normalised. */
+  ref: string;
+  /** What the ref led to at the registry: a manifest, or an index of several. */
+  digest: Digest;
+  /** The host that it came from: the registry's, or a mirror's. */
+  from: string;
 }
 
 export interface ImageSummary {
@@ -205,7 +233,7 @@ export interface GcOptions {
 export interface GcReport {
   dryRun: boolean;
   removed: {
-    kind: 'image' | 'layer' | 'tree' | 'lease' | 'blob';
+    kind: 'image' | 'layer' | 'tree' | 'lease' | 'blob' | 'partial';
     id: string;
     bytes: number;
     why: string;
@@ -270,7 +298,7 @@ export interface MigrateReport {
 export interface DiskReport {
   total: number;
   rows: {
-    kind: 'layer' | 'container' | 'tree' | 'blob' | 'trash' | 'metadata' | 'staging' | 'other';
+    kind: 'layer' | 'container' | 'tree' | 'blob' | 'partial' | 'trash' | 'metadata' | 'staging' | 'other';
     id: string;
     bytes: number;
     inodes: number;

@@ -17,11 +17,11 @@ export class ArchiveDocuments {
     this.#members = members;
   }
 
-  /** The document at `path`, or null if there is none. */
-  async at(path: ByteString): Promise<Buffer | null> {
+  /** The document at `path`, or null if there is none. `descriptor`: what led to it, where something did. */
+  async at(path: ByteString, descriptor?: Descriptor): Promise<Buffer | null> {
     const known = this.#read.get(path);
     if (known !== undefined) return known;
-    const bytes = await this.#members.document(path);
+    const bytes = await this.#members.document(path, descriptor);
     this.#read.set(path, bytes);
     this.#bytes += bytes?.byteLength ?? 0;
     if (this.#bytes > LIMITS.jsonDocumentsTotal) {
@@ -33,7 +33,7 @@ export class ArchiveDocuments {
   /** The document that a descriptor names, verified against it; null if the archive lacks it. */
   async blob(descriptor: Descriptor): Promise<Buffer | null> {
     const path = blobPath(descriptor.digest);
-    const bytes = await this.at(path);
+    const bytes = await this.at(path, descriptor);
     if (bytes === null) return null;
     checkSize(displayBytes(path), descriptor.size, bytes.byteLength);
     if (!this.#verified.has(descriptor.digest)) {

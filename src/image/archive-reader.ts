@@ -42,7 +42,8 @@ export function readArchive(
   return 'stream' in input ? readStream(input.stream, NAMELESS, reading) : readPath(input.path, reading);
 }
 
-interface Reading {
+/** How an archive, or what is like one, is read. */
+export interface Reading {
   host: ArchiveHost;
   options: LoadOptions;
   signal: AbortSignal;
@@ -123,7 +124,8 @@ async function ofArchive<T>({ label }: Origin, detect: () => Promise<T>): Promis
   }
 }
 
-async function readMembers(members: ArchiveMembers, reading: Reading): Promise<ParsedImage[]> {
+/** As readArchive, for members that are there already. */
+export async function readMembers(members: ArchiveMembers, reading: Reading): Promise<ParsedImage[]> {
   const { host, options, signal } = reading;
   try {
     const planned = await planImages(members, options, (text) => host.notice(text));

@@ -6,9 +6,13 @@ import type { ImageConfig } from './types.js';
 
 /**
  * Where the bytes of a layer are, compressed or not; `length` counts them. A range of a file may be opened by any thread
- * of this process and read in parallel with others; a stream comes once, as the archive is read.
+ * of this process and read in parallel with others; a stream comes once, as the archive is read; what is fetched comes
+ * from the byte that is asked for, and only if it is asked for.
  */
-export type LayerSource = { path: string; offset: number; length: number } | { stream: ByteSource; length: number };
+export type LayerSource =
+  | { path: string; offset: number; length: number }
+  | { stream: ByteSource; length: number }
+  | { fetch: (offset: number) => ByteSource; length: number };
 
 /** What is known of a layer before it is read; all of it is to be verified. */
 export interface LayerExpectation {

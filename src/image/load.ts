@@ -26,16 +26,22 @@ export class Loader {
 
   /** Loads every image of an archive, or none: they become visible when all of their layers are stored. */
   load(input: ArchiveInput, options: LoadOptions, progress: OnProgress, signal: AbortSignal): Promise<LoadResult> {
-    return this.leases.during('load', async (leaseId) => {
-      const host = new LoadHost(this.layers, leaseId, progress, this.context.log);
-      const parsed = await readArchive(input, host, options, signal);
-      const images: LoadedImage[] = [];
-      for (const image of parsed) {
-        progress({ phase: 'image', subject: image.config.digest, done: images.length, total: parsed.length });
-        images.push(await this.addImage(image, leaseId, host));
-      }
-      return { images, ...host.tally() };
-    });
+    return this.leases.during('load', (leaseId) =>
+      this.bring({ leaseId, progress }, (host) => readArchive(input, host, options, signal)),
+    );
+  }
+
+  /** Has `read` bring the layers of its images under a lease, and makes the images known when all of them are there. */
+  async bring(under: Bringing, read: (host: ArchiveHost) => Promise<ParsedImage[]>): Promise<LoadResult> {
+    const { leaseId, progress } = under;
+    const host = new LoadHost(this.layers, under, this.context.log);
+    const parsed = await read(host);
+    const images: LoadedImage[] = [];
+    for (const image of parsed) {
+      progress({ phase: 'image', subject: image.config.digest, done: images.length, total: parsed.length });
+      images.push(await this.addImage(image, leaseId, host));
+    }
+    return { images, ...host.tally() };
   }
 
   private async addImage(image: ParsedImage, leaseId: string, host: LoadHost): Promise<LoadedImage> {
@@ -56,6 +62,14 @@ export class Loader {
   }
 }
 
+/** What images are brought in under. */
+export interface Bringing {
+  leaseId: string;
+  progress: OnProgress;
+  /** Whether compressed blobs are kept; as configured where it is left out. */
+  keepBlobs?: boolean;
+}
+
 /** What reading an archive asks of the store, for one load under one lease. */
 class LoadHost implements ArchiveHost {
   /** Layers that this load stored. */
@@ -64,17 +78,19 @@ class LoadHost implements ArchiveHost {
   private readonly layers: Layers;
   private readonly leaseId: string;
   private readonly progress: OnProgress;
+  private readonly keepBlobs: boolean | undefined;
   private readonly log: StoreContext['log'];
 
-  constructor(layers: Layers, leaseId: string, progress: OnProgress, log: StoreContext['log']) {
+  constructor(layers: Layers, { leaseId, progress, keepBlobs }: Bringing, log: StoreContext['log']) {
     this.layers = layers;
     this.leaseId = leaseId;
     this.progress = progress;
+    this.keepBlobs = keepBlobs;
     this.log = log;
   }
 
   async present(candidate: { diffId?: Digest; blobDigest?: Digest }): Promise<{ diffId: Digest; size: number } | null> {
-    const layer = await this.layers.present(candidate, this.leaseId);
+    const layer = await this.layers.present(candidate, this.leaseId, this.keepBlobs);
     if (layer === null) return null;
     if (!this.stored.has(layer.diff_id) && !this.found.has(layer.diff_id)) {
       this.found.add(layer.diff_id);
@@ -95,7 +111,9 @@ class LoadHost implements ArchiveHost {
       },
       leaseId: this.leaseId,
       signal,
-      progress: ({ bytesIn }) => this.progress({ phase: 'layer', subject, done: bytesIn, total }),
+      progress: ({ bytesIn, resumed = false }) =>
+        this.progress({ phase: resumed ? 'resume' : 'layer', subject, done: bytesIn, total }),
+      ...(this.keepBlobs === undefined ? {} : { keepBlob: this.keepBlobs }),
     });
     const { layer, blobDigest, present } = arrival;
     this.progress({ phase: present ? 'present' : 'layer', subject, done: total, total });

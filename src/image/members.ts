@@ -7,7 +7,7 @@ import { type ByteString, bytesOf, displayBytes } from '../core/bytes.js';
 import { type Digest, digestFromHex, digestHex } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type { ArchiveHost, IngestedLayer, LayerExpectation, LayerSource } from './host.js';
-import { isNotDistributed } from './types.js';
+import { type Descriptor, isNotDistributed } from './types.js';
 
 /** What the archive says of a layer that an image needs. */
 export interface WantedLayer extends LayerExpectation {
@@ -31,8 +31,11 @@ export interface ArchiveMembers {
   readonly origin: Origin;
   /** The archive says itself that it is whole: a tar may have been cut off between two members. */
   readonly ended: boolean;
-  /** The bytes of a JSON document, or null if there is no such member. Throws MANIFEST_INVALID if it is too large. */
-  document(path: ByteString): Promise<Buffer | null>;
+  /**
+   * The bytes of a JSON document, or null if there is no such member. `descriptor`: what led to it, where something did.
+   * Throws MANIFEST_INVALID if it is too large.
+   */
+  document(path: ByteString, descriptor?: Descriptor): Promise<Buffer | null>;
   /** Has the layer at `path` stored, verified against `wanted`. */
   layer(path: ByteString, wanted: WantedLayer, signal: AbortSignal): Promise<ObtainedLayer>;
   /** Some names, to tell what an archive holds that is no image. */

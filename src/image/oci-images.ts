@@ -157,8 +157,12 @@ function choose(group: Group, label: string, choice: PlatformChoice): OciImage[]
   return named ? best.slice(0, 1) : best;
 }
 
-/** Those of `images` that serve `wanted` best: several only where the archive has several for the same platform. */
-function bestOf(images: readonly OciImage[], wanted: Platform, compatible: boolean): OciImage[] {
+/** Those that serve `wanted` best: several only where there are several for the same platform. */
+export function bestOf<T extends { platform: Platform }>(
+  images: readonly T[],
+  wanted: Platform,
+  compatible: boolean,
+): T[] {
   const ranked = images.flatMap((image) => {
     const rank = platformRank(wanted, image.platform, compatible);
     return rank === null ? [] : [{ image, rank }];

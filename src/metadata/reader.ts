@@ -10,7 +10,9 @@ import type {
   ImageRow,
   LayerRow,
   LeaseRow,
+  PartialRow,
   PlacedChainRow,
+  RemoteBlobRow,
   SnapshotRow,
   StackedRow,
 } from './rows.js';
@@ -103,6 +105,20 @@ export class MetadataReader {
 
   keptBlobs(): KeptBlobRow[] {
     return this.sql.all('SELECT * FROM blob WHERE file IS NOT NULL');
+  }
+
+  partials(): PartialRow[] {
+    return this.sql.all('SELECT * FROM partial');
+  }
+
+  /** Blobs of one layer that repositories of a registry were seen to have, the last seen first. */
+  remoteBlobs(registry: string, diffId: Digest): RemoteBlobRow[] {
+    return this.sql.all(
+      `SELECT remote_blob.* FROM remote_blob JOIN layer ON layer.id = layer_id
+       WHERE registry = ? AND diff_id = ? ORDER BY seen DESC, repository`,
+      registry,
+      diffId,
+    );
   }
 
   // Chains and stacks

@@ -107,6 +107,24 @@ export interface EventRow {
   data: string;
 }
 
+/** The beginning of a blob that is on its way in. */
+export interface PartialRow {
+  id: number;
+  digest: Digest;
+  lease_id: string | null;
+}
+
+/** A blob that a repository was seen to have. */
+export interface RemoteBlobRow {
+  registry: string;
+  repository: string;
+  digest: Digest;
+  layer_id: number;
+  size: number;
+  compression: string;
+  seen: number;
+}
+
 export interface BlobRow {
   id: number;
   digest: Digest;

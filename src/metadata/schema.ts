@@ -11,6 +11,8 @@
  *               never used again, so that one that goes and one that comes never meet
  * candidate     what lost (or never had) a reference and since when: the collector looks at these only; triggers note
  *               it through the view `loss`, the latest time counts
+ * partial       the beginning of a blob in b/HEX.part, as long as a lease holds it; the file may be of any length
+ * remote_blob   which blob of which repository was seen to be which layer
  */
 export const MIGRATIONS: readonly string[] = [
   `
@@ -265,5 +267,28 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TRIGGER lease_layer_let_go AFTER DELETE ON lease_layer BEGIN
     INSERT INTO loss SELECT 'blob', id FROM blob WHERE layer_id = old.layer_id AND file IS NOT NULL;
   END;
+  `,
+  `
+  CREATE TABLE partial (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    lease_id TEXT REFERENCES lease (id) ON DELETE SET NULL
+  ) STRICT;
+  CREATE INDEX partial_lease ON partial (lease_id);
+  CREATE TRIGGER partial_lost AFTER UPDATE OF lease_id ON partial WHEN new.lease_id IS NULL BEGIN
+    INSERT INTO loss VALUES ('partial', new.id);
+  END;
+
+  CREATE TABLE remote_blob (
+    registry TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    layer_id INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    size INTEGER NOT NULL,
+    compression TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (registry, repository, digest)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX remote_blob_layer ON remote_blob (layer_id);
   `,
 ];

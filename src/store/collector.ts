@@ -1,11 +1,13 @@
 /** Garbage collection: rows first, then a rename into the trash; unlinking goes on in the background. */
 import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Digest } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
 import type { Discards } from './discards.js';
+import { partialName } from './partials.js';
 import type { Stock } from './stock.js';
 import type { Trees } from './trees.js';
 
@@ -93,7 +95,8 @@ export class Collector {
     const { writer, log } = this.context;
     const collected = await writer.run('collect', { graceMs: options.grace ?? this.settings.graceMs, dryRun });
     const trees = await this.trees.unneeded();
-    const removed = rowsOf(collected, trees);
+    const partials = await this.measured(collected.partials);
+    const removed = [...rowsOf(collected, trees), ...partials];
     const bytes = removed.reduce((sum, row) => sum + row.bytes, 0);
     let pinned = 0;
     if (!dryRun) {
@@ -108,10 +111,25 @@ export class Collector {
     return { dryRun, removed, bytes, freed: 0, pinned, durationMs: performance.now() - started };
   }
 
+  /** Beginnings of blobs grow without their rows being told: what they occupy is looked up. */
+  private async measured(digests: readonly Digest[]): Promise<GcReport['removed']> {
+    if (digests.length === 0) return [];
+    const { pool, places } = this.context;
+    const paths = digests.map((digest) => places.blob(partialName(digest)));
+    const measures = await pool.run('stream', 'store.measure', { paths });
+    return digests.map((id, index) => ({
+      kind: 'partial',
+      id,
+      bytes: measures[index]?.disk ?? 0,
+      why: 'the pull that it is of was given up',
+    }));
+  }
+
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
   private async toTrash(collected: Collected): Promise<number> {
     const { pool } = this.context;
-    if (collected.layers.length === 0 && collected.blobs.length === 0) return 0;
+    const { layers, blobs, partials } = collected;
+    if (layers.length + blobs.length + partials.length === 0) return 0;
     const { pinned } = await pool.run('unmount', 'trash.layers', {
       layers: collected.layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
     });
@@ -119,7 +137,7 @@ export class Collector {
       layers: collected.layers.map((layer) => layer.dir),
       snapshots: [],
       trees: [],
-      blobs: collected.blobs.map((blob) => blob.file),
+      blobs: [...blobs.map((blob) => blob.file), ...partials.map(partialName)],
     });
     return pinned;
   }

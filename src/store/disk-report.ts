@@ -2,6 +2,7 @@
 import type { DiskReport } from '../core/words.js';
 import type { Measure } from '../disk/usage.js';
 import type { StoreContext } from './context.js';
+import { partialName } from './partials.js';
 
 type Row = DiskReport['rows'][number];
 
@@ -24,7 +25,8 @@ export class DiskReporter {
     const rows: Row[] = [...this.layerRows(), ...this.blobRows()];
     rows.push(...(await this.upperRows()));
     const known = new Set(reader.allStoredLayers().map((row) => row.dir));
-    const blobs = new Set(reader.keptBlobs().map((row) => row.file));
+    const partials = new Map(reader.partials().map((row) => [partialName(row.digest), row]));
+    const blobs = new Set([...partials.keys(), ...reader.keptBlobs().map((row) => row.file)]);
     const snapshots = new Set(reader.snapshots().map((row) => row.dir));
     const others: [Row['kind'], string, string][] = [
       ...names.trash.map((name): [Row['kind'], string, string] => ['trash', name, `${places.trash}/${name}`]),
@@ -38,13 +40,20 @@ export class DiskReporter {
       ...names.blobs
         .filter((name) => !blobs.has(name))
         .map((name): [Row['kind'], string, string] => ['staging', name, places.blob(name)]),
+      ...names.blobs
+        .filter((name) => partials.has(name))
+        .map((name): [Row['kind'], string, string] => ['partial', name, places.blob(name)]),
       ...names.others.map((name): [Row['kind'], string, string] => ['other', name, `${places.root}/${name}`]),
       ['metadata', 'db', `${places.root}/db`],
     ];
     const measures = await pool.run('stream', 'store.measure', { paths: others.map(([, , path]) => path) });
     for (const [index, [kind, id]] of others.entries()) {
       const measure = measures[index];
-      if (measure) rows.push({ kind, id, bytes: measure.disk, inodes: measure.inodes, users: [] });
+      if (!measure) continue;
+      const partial = partials.get(id);
+      const lease = partial?.lease_id ?? null;
+      const users = lease === null ? [] : [lease];
+      rows.push({ kind, id: partial?.digest ?? id, bytes: measure.disk, inodes: measure.inodes, users });
     }
     const frame = await pool.run('short', 'store.frame', undefined);
     rows.push({ kind: 'metadata', id: 'directories', bytes: frame.disk, inodes: frame.inodes, users: [] });

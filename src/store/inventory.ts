@@ -4,6 +4,7 @@ import type { Places } from '../core/places.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { SnapshotRow } from '../metadata/rows.js';
 import type { StoreContext } from './context.js';
+import { partialName } from './partials.js';
 
 export interface Disagreements {
   /** On disk without a row, and nothing that is being made. */
@@ -27,7 +28,8 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
   const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
   const rows = reader.snapshots();
   const snapshots = new Set(rows.map((row) => row.dir));
-  const blobs = new Set(reader.keptBlobs().map((row) => row.file));
+  const kept = reader.keptBlobs().map((row) => row.file);
+  const blobs = new Set([...kept, ...reader.partials().map((row) => partialName(row.digest))]);
   const there = new Set(names.snapshots);
   const mounted = new Set(names.mounted);
   const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);

@@ -12,10 +12,18 @@ import { byteChannel, pumpBytes, readBytes } from '../workers/byte-channel.js';
 import { EMPTY_LAYER_SIZE } from '../content/empty-layer.js';
 import type { Expectation, Ingested } from '../content/ingest.js';
 import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
+import type { Lane } from '../workers/pool.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
+import { Partials, type PartialBlob } from './partials.js';
 
-/** Bytes of a layer: a region of a file that a worker opens, or a stream that ends on the main thread. */
-export type LayerSource = { path: string; offset: number; length: number } | { stream: AsyncIterable<Buffer> };
+/**
+ * Bytes of a layer: a region of a file that a worker opens; a stream that ends on the main thread; or bytes that are
+ * fetched from some place on if nobody else brings the layer, of which a part may be here since an earlier try.
+ */
+export type LayerSource =
+  | { path: string; offset: number; length: number }
+  | { stream: AsyncIterable<Buffer> }
+  | { fetch: (offset: number) => AsyncIterable<Buffer>; length: number };
 
 export interface LayerRequest {
   source: LayerSource;
@@ -23,6 +31,8 @@ export interface LayerRequest {
   leaseId: string;
   signal: AbortSignal;
   progress: (progress: ByteProgress) => void;
+  /** Whether the compressed blob is kept; as configured where it is left out. */
+  keepBlob?: boolean;
 }
 
 /** How the copying of a layer is watched. */
@@ -42,18 +52,22 @@ export class Layers {
   private readonly context: StoreContext;
   /** What is on its way in, by diff ID and by blob digest: two loads of one layer do the work once. */
   private readonly arriving = new Map<Digest, Promise<void>>();
+  private readonly partials: Partials;
 
   constructor(context: StoreContext) {
     this.context = context;
+    this.partials = new Partials(context);
   }
 
   /**
    * Finds a layer that is here whole, and puts it under the lease. A copy that a look at its files shows to be
-   * damaged does not count: it is marked, and loading the layer heals it.
+   * damaged does not count: it is marked, and loading the layer heals it. Nor does one whose compressed blob should be
+   * kept and is not.
    */
   async present(
     candidate: { diffId?: Digest | undefined; blobDigest?: Digest | undefined },
     leaseId: string,
+    keepBlob = this.context.keepBlobs,
   ): Promise<LayerRow | null> {
     const { reader, writer, pool } = this.context;
     const { diffId, blobDigest } = candidate;
@@ -66,7 +80,7 @@ export class Layers {
       const faults = await pool.run('short', 'layer.verify', { layer: storedLayer(row), quick: true });
       if (faults.length > 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
     }
-    const keptBlob = this.context.keepBlobs && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
+    const keptBlob = keepBlob && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
     const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });
     return held ? layer : null;
   }
@@ -96,14 +110,14 @@ export class Layers {
    */
   private async awaitOthers(
     keys: readonly Digest[],
-    { expect, leaseId, signal }: LayerRequest,
+    { expect, leaseId, signal, keepBlob }: LayerRequest,
   ): Promise<LayerRow | null> {
     let looked = false;
     for (;;) {
       const arriving = keys.map((key) => this.arriving.get(key)).find((arrival) => arrival !== undefined);
       if (arriving !== undefined) await unlessAborted(arriving, signal);
       else if (looked || !this.isKnown(expect)) return null;
-      const layer = await this.present(expect, leaseId);
+      const layer = await this.present(expect, leaseId, keepBlob);
       if (layer !== null) return layer;
       looked = arriving === undefined;
     }
@@ -176,25 +190,45 @@ export class Layers {
     return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
   }
 
-  private store(request: LayerRequest): Promise<LayerArrival> {
+  private async store(request: LayerRequest): Promise<LayerArrival> {
+    const { source, expect, leaseId } = request;
+    const part = 'fetch' in source ? await this.partials.claim(expect.blobDigest, source.length, leaseId) : null;
+    try {
+      return await this.storeOnce(request, part);
+    } catch (thrown) {
+      // what an earlier try left may be what is wrong: it is gone now, and all of it is fetched again, once
+      if (part === null || part.have === 0 || !isWrongContent(thrown)) throw thrown;
+      return this.storeOnce(request, { ...part, have: 0 });
+    }
+  }
+
+  private storeOnce(request: LayerRequest, part: PartialBlob | null): Promise<LayerArrival> {
     const { driver } = this.context;
     return this.inStaging(async (dir) =>
-      this.adopt(request.leaseId, driver, dir, await this.take(request, driver, dir)),
+      this.adopt(request.leaseId, driver, dir, await this.take(request, driver, dir, part)),
     );
   }
 
-  private take({ source, expect, ...request }: LayerRequest, driver: DriverName, dir: string): Promise<IngestResult> {
-    const { pool, keepBlobs: keepBlob } = this.context;
-    const run = (origin: BlobOrigin, ports: MessagePort[] = []): Promise<IngestResult> =>
+  private take(
+    { source, expect, ...request }: LayerRequest,
+    driver: DriverName,
+    dir: string,
+    part: PartialBlob | null,
+  ): Promise<IngestResult> {
+    const { pool } = this.context;
+    const keepBlob = request.keepBlob ?? this.context.keepBlobs;
+    const run = (lane: Lane, origin: BlobOrigin, ports: MessagePort[] = []): Promise<IngestResult> =>
       pool.run(
-        'bulk',
+        lane,
         'layer.ingest',
-        { driver, dir, origin, expect, keepBlob },
+        { driver, dir, origin, expect, keepBlob, part },
         { ports, signal: request.signal, progress: request.progress },
       );
-    if (!('stream' in source)) return run(source);
+    if ('path' in source) return run('bulk', source);
     const { writer: ours, reader: theirs } = byteChannel();
-    return withPump(run('port', [theirs]), pumpBytes(source.stream, ours));
+    if ('stream' in source) return withPump(run('bulk', 'port', [theirs]), pumpBytes(source.stream, ours));
+    if (part !== null && part.have > 0) request.progress({ bytesIn: part.have, bytesOut: 0, resumed: true });
+    return withPump(run('fetch', 'port', [theirs]), pumpBytes(source.fetch(part?.have ?? 0), ours));
   }
 
   /**
@@ -292,6 +326,11 @@ function rowOf(
   const { diffId, size, entries, opaqueRoot, implied, facts } = ingested;
   const root = ingested.root === null ? null : JSON.stringify(ingested.root);
   return { leaseId, driver, dir, diffId, size, entries, opaqueRoot, implied, root, ...facts, blob };
+}
+
+/** The bytes are not those of the layer; fetching the same again would not help, unless they came from elsewhere. */
+function isWrongContent(thrown: unknown): boolean {
+  return thrown instanceof LayerdError && /^(?:BLOB_DIGEST|DIFF_ID|COMPRESSION|TAR|LAYER_LIMIT)/.test(thrown.code);
 }
 
 /** Waits for both sides of a stream; the side that failed first tells why. */

@@ -9,6 +9,8 @@ const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.:/-]{0,255}$/;
 /** Leases protect what is being put together from collection. */
 export class Leases {
   private readonly context: StoreContext;
+  /** Operations that share a lasting lease, by its id. */
+  private readonly users = new Map<string, number>();
 
   constructor(context: StoreContext) {
     this.context = context;
@@ -74,6 +76,32 @@ export class Leases {
     }
   }
 
+  /**
+   * Runs `work` under a lease that a failure and a crash leave behind for `ttlMs`, so that what was brought is there for
+   * the next try under the same id. Success ends it; of several that share it at a time, the last.
+   */
+  async lasting<T>(id: string, labels: Record<string, string>, ttlMs: number, work: () => Promise<T>): Promise<T> {
+    const { writer, log } = this.context;
+    const renew = (): Promise<void> => writer.run('renewLease', { id, labels, expires: Date.now() + ttlMs });
+    await renew();
+    this.users.set(id, (this.users.get(id) ?? 0) + 1);
+    const again = (): void =>
+      void renew().catch((error: unknown) => log.warn({ err: error, lease: id }, 'lease not renewed'));
+    const timer = setInterval(again, Math.min(ttlMs / 2, HOUR_MS)).unref();
+    let ifEmpty = true;
+    try {
+      const result = await work();
+      ifEmpty = false;
+      return result;
+    } finally {
+      clearInterval(timer);
+      const others = (this.users.get(id) ?? 1) - 1;
+      if (others > 0) this.users.set(id, others);
+      else this.users.delete(id);
+      if (others === 0) await writer.run('dropLease', { id, ifEmpty });
+    }
+  }
+
   /** A lease of an operation of the daemon: it ends with `release()`, or with the daemon. */
   async hold(purpose: string, holds: Digest[]): Promise<{ id: string; release(): Promise<void> }> {
     const id = `${purpose}-${randomUUID()}`;
@@ -97,6 +125,8 @@ export class Leases {
     });
   }
 }
+
+const HOUR_MS = 3_600_000;
 
 /** Marks leases of the daemon's own operations. */
 const INTERNAL = 'layerd.internal';

@@ -29,6 +29,8 @@ export interface IngestArgs {
   expect: Expectation;
   /** Keep the blob as it came below b/, too. */
   keepBlob: boolean;
+  /** The blob's beginning below b/ that is there already, and is to stay if the rest does not come; null: no such. */
+  part: { name: string; have: number } | null;
 }
 
 export type IngestResult = Ingested & { keptBytes: number | null };
@@ -36,6 +38,8 @@ export type IngestResult = Ingested & { keptBytes: number | null };
 export interface ByteProgress {
   bytesIn: number;
   bytesOut: number;
+  /** The bytes that have come in were here since an earlier try. */
+  resumed?: boolean;
 }
 
 /** Progress is told at most so often. */
@@ -68,17 +72,19 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
       const { origin } = args;
       const source =
         origin === 'port' ? readBytes(portOf(context)) : fileSource(origin.path, origin.offset, origin.length);
-      if (!args.keepBlob) return { ...(await runIngest(source, args, context)), keptBytes: null };
-      const kept = new KeptBlob(places.blob(args.dir));
+      const { part, keepBlob } = args;
+      if (!keepBlob && part === null) return { ...(await runIngest(source, args, context)), keptBytes: null };
+      const kept = new KeptBlob(places.blob(part?.name ?? args.dir), part?.have);
       try {
         const ingested = await runIngest(kept.tee(source), args, context);
-        if (ingested.compression === 'none') {
+        if (!keepBlob || ingested.compression === 'none') {
           await kept.discard();
           return { ...ingested, keptBytes: null };
         }
-        return { ...ingested, keptBytes: await kept.keep() };
+        return { ...ingested, keptBytes: await kept.keep(places.blob(args.dir)) };
       } catch (thrown) {
-        await kept.discard();
+        if (part !== null && isInterruption(thrown)) await kept.leave();
+        else await kept.discard();
         throw thrown;
       }
     },
@@ -142,6 +148,12 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
     'layer.repair': async (args: { layer: StoredLayer }): Promise<LayerFault[]> =>
       keeper(args.layer).repair(args.layer),
   };
+}
+
+/** The bytes stopped coming; those that came may be right. */
+function isInterruption(thrown: unknown): boolean {
+  if (!(thrown instanceof LayerdError)) return false;
+  return thrown.kind === 'cancelled' || thrown.code.startsWith('REGISTRY_');
 }
 
 /** What a copy wrote down of what it inherited; null where that is lost. */

@@ -3,6 +3,7 @@
  *   short  – mkdir, mount, stat: what a client waits for
  *   unmount – an overlay unmount syncs its upper's file system and may take long
  *   bulk   – layers coming in, commits, checks: one to a thread
+ *   fetch  – layers that come from elsewhere, at the pace of a network: they must not keep bulk from its work
  *   stream – what goes out at the pace of a client: many to a thread, since they mostly wait
  *   sweep  – unlinking the trash
  * Threads start when they are needed and end when they have been idle for a while, but for those that a lane keeps:
@@ -13,7 +14,7 @@ import { LayerdError } from '../core/errors.js';
 import type { JobArgs, JobName, JobResult } from './jobs.js';
 import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
 
-export type Lane = 'short' | 'unmount' | 'bulk' | 'stream' | 'sweep';
+export type Lane = 'short' | 'unmount' | 'bulk' | 'fetch' | 'stream' | 'sweep';
 
 export interface LaneSize {
   /** How many threads it may have. */
@@ -51,6 +52,7 @@ export class WorkerPool {
       short: new LaneQueue('short', settings, sizes.short),
       unmount: new LaneQueue('unmount', settings, sizes.unmount),
       bulk: new LaneQueue('bulk', settings, sizes.bulk),
+      fetch: new LaneQueue('fetch', settings, sizes.fetch),
       stream: new LaneQueue('stream', settings, sizes.stream),
       sweep: new LaneQueue('sweep', settings, sizes.sweep),
     };
@@ -68,6 +70,7 @@ export class WorkerPool {
       short: depth('short'),
       unmount: depth('unmount'),
       bulk: depth('bulk'),
+      fetch: depth('fetch'),
       stream: depth('stream'),
       sweep: depth('sweep'),
     };

@@ -5,6 +5,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { MountResult } from '../../src/core/words.js';
 import type { TestStore } from '../e2e/store.js';
+import { FakeRegistry } from '../registry/fake-registry.js';
 import { ARCHIVE, ask, IMAGE, lines, openDoor, openStore, type Fixture } from './http-fixture.js';
 
 interface Document {
@@ -18,9 +19,10 @@ interface Document {
 
 const id = IMAGE.layers[0]?.diffId ?? '';
 
-/** One request for every operation, in an order in which they succeed. */
+/** One request for every operation, in an order in which they succeed; REGISTRY stands for the registry's host. */
 const REQUESTS: [operation: string, path: string, status: number, json?: unknown][] = [
   ['post /v1/images/load', '/v1/images/load?ref=base', 200],
+  ['post /v1/images/pull', '/v1/images/pull', 200, { ref: 'REGISTRY/pulled', platform: 'linux/amd64' }],
   ['get /v1/images', '/v1/images', 200],
   ['get /v1/images/{name}', '/v1/images/base', 200],
   ['get /v1/images/{name}/history', '/v1/images/base/history', 200],
@@ -61,17 +63,21 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
 describe('the OpenAPI document', () => {
   let store: TestStore;
   let fixture: Fixture;
+  let registry: FakeRegistry;
   let document: Document;
   const ajv = new Ajv2020({ strict: false, formats: { binary: true } });
 
   beforeAll(async () => {
     store = await openStore();
     fixture = await openDoor(store);
+    registry = await FakeRegistry.start();
+    registry.add('pulled', 'latest', IMAGE);
     document = JSON.parse((await ask(fixture.socket, 'GET', '/v1/openapi.json')).text) as Document;
     ajv.addSchema(document, 'document');
   });
   afterAll(async () => {
     await fixture.close();
+    await registry.close();
     await store.remove();
   });
 
@@ -101,9 +107,10 @@ describe('the OpenAPI document', () => {
 
   it.each(REQUESTS)('describes what %s answers', async (operation, path, status, json) => {
     const [method = '', documented = ''] = operation.split(' ');
-    const options = json === undefined ? {} : { json };
+    const here = (text: string): string => text.replaceAll('REGISTRY', registry.host);
+    const options = json === undefined ? {} : { json: JSON.parse(here(JSON.stringify(json))) as unknown };
     const load = path.startsWith('/v1/images/load') ? { body: ARCHIVE } : options;
-    const answer = await ask(fixture.socket, method.toUpperCase(), path, load);
+    const answer = await ask(fixture.socket, method.toUpperCase(), here(path), load);
     expect(answer.status, answer.text).toBe(status);
     // What there is to tell of the container.
     if (path.endsWith('/mount')) writeFileSync(join((JSON.parse(answer.text) as MountResult).path, 'new'), '');

@@ -30,8 +30,7 @@ export class MemoryHost implements ArchiveHost, SaveHost {
     try {
       signal.throwIfAborted();
       this.ingested.push(expect);
-      const bytes = 'stream' in source ? source.stream : fileSource(source.path, source.offset, source.length);
-      return await this.#store(bytes, expect);
+      return await this.#store(bytesOf(source), expect);
     } finally {
       this.running--;
     }
@@ -99,4 +98,9 @@ export async function* chunksOf(bytes: Buffer, size: number): AsyncGenerator<Buf
     yield piece.subarray(0, length);
     piece.fill(0xa5);
   }
+}
+
+function bytesOf(source: LayerSource): ByteSource {
+  if ('stream' in source) return source.stream;
+  return 'fetch' in source ? source.fetch(0) : fileSource(source.path, source.offset, source.length);
 }

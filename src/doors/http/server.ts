@@ -18,6 +18,7 @@ import { lingerThenClose, Operations, shuttingDown } from './operations.js';
 import { containerRoutes } from './routes/containers.js';
 import { imageRoutes } from './routes/images.js';
 import { layerRoutes } from './routes/layers.js';
+import { registryRoutes } from './routes/registries.js';
 import { storeRoutes } from './routes/store.js';
 import { metricsOf, systemRoutes } from './routes/system.js';
 
@@ -154,7 +155,8 @@ export class HttpDoor {
   }
 
   private addRoutes(app: FastifyInstance): void {
-    for (const add of [systemRoutes, imageRoutes, layerRoutes, containerRoutes, storeRoutes]) add(app, this.context);
+    for (const add of [systemRoutes, imageRoutes, registryRoutes, layerRoutes, containerRoutes, storeRoutes])
+      add(app, this.context);
   }
 
   private describe(): Promise<object> {

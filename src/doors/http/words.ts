@@ -22,6 +22,7 @@ import type {
   MountResult,
   Problem,
   Progress,
+  PullResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -71,6 +72,13 @@ const containerSummary: Properties<ContainerSummary> = {
   driver,
 };
 
+const loadResult: Properties<LoadResult> = {
+  images: list(ref('LoadedImage')),
+  layersLoaded: natural,
+  layersPresent: natural,
+  bytesLoaded: natural,
+};
+
 /** Every component by its name. */
 export const COMPONENTS: Record<string, Schema> = {
   Error: object<ErrorBody>({
@@ -80,7 +88,24 @@ export const COMPONENTS: Record<string, Schema> = {
     hint: about(text, 'What to do about it.'),
   }),
   Progress: object<Progress>({
-    phase: oneWord('read', 'layer', 'present', 'sync', 'image', 'save', 'diff', 'commit', 'check', 'gc', 'migrate'),
+    phase: oneWord(
+      'read',
+      'layer',
+      'present',
+      'resume',
+      'wait',
+      'sync',
+      'image',
+      'save',
+      'compress',
+      'push',
+      'copy',
+      'diff',
+      'commit',
+      'check',
+      'gc',
+      'migrate',
+    ),
     subject: text,
     done: natural,
     total: nullable(natural),
@@ -91,11 +116,12 @@ export const COMPONENTS: Record<string, Schema> = {
     platform: text,
     layers: list(object<LoadedImage['layers'][number]>({ diffId: digest, size: natural, present: yes })),
   }),
-  LoadResult: object<LoadResult>({
-    images: list(ref('LoadedImage')),
-    layersLoaded: natural,
-    layersPresent: natural,
-    bytesLoaded: natural,
+  LoadResult: object<LoadResult>(loadResult),
+  PullResult: object<PullResult>({
+    ...loadResult,
+    ref: about(text, 'What was pulled, normalised.'),
+    digest: about(digest, 'What the ref led to at the registry: a manifest, or an index of several.'),
+    from: about(text, "The host that it came from: the registry's, or a mirror's."),
   }),
   ImageSummary: object<ImageSummary>(imageSummary),
   ImageDetail: object<ImageDetail>({
@@ -172,7 +198,7 @@ export const COMPONENTS: Record<string, Schema> = {
     dryRun: yes,
     removed: list(
       object<GcReport['removed'][number]>({
-        kind: oneWord('image', 'layer', 'tree', 'lease', 'blob'),
+        kind: oneWord('image', 'layer', 'tree', 'lease', 'blob', 'partial'),
         id: text,
         bytes: natural,
         why: text,
@@ -215,7 +241,7 @@ export const COMPONENTS: Record<string, Schema> = {
     total: natural,
     rows: list(
       object<DiskReport['rows'][number]>({
-        kind: oneWord('layer', 'container', 'tree', 'blob', 'trash', 'metadata', 'staging', 'other'),
+        kind: oneWord('layer', 'container', 'tree', 'blob', 'partial', 'trash', 'metadata', 'staging', 'other'),
         id: text,
         bytes: natural,
         inodes: natural,

@@ -7,7 +7,7 @@
 import { candidateClock } from '../database.js';
 import type { Digest } from '../../core/digest.js';
 import type { DriverName } from '../../core/words.js';
-import type { ImageRow, KeptBlobRow, LayerRow, LeaseRow, StoredLayerRow } from '../rows.js';
+import type { ImageRow, KeptBlobRow, LayerRow, LeaseRow, PartialRow, StoredLayerRow } from '../rows.js';
 import { deleteImage } from './images.js';
 import type { Transaction } from './transaction.js';
 
@@ -21,11 +21,13 @@ export interface Collected {
   leases: string[];
   images: Digest[];
   blobs: { digest: Digest; file: string; bytes: number }[];
+  /** Beginnings of blobs that no lease holds any more. */
+  partials: Digest[];
   layers: { diffId: Digest; dir: string; bytes: number; driver: DriverName; why: string }[];
 }
 
 interface Candidate {
-  kind: 'image' | 'chain' | 'stack' | 'layer' | 'blob';
+  kind: 'image' | 'chain' | 'stack' | 'layer' | 'blob' | 'partial';
   item: number;
   since: number;
 }
@@ -53,7 +55,7 @@ export function collect(tx: Transaction, args: CollectArgs): Collected {
 }
 
 function collectRows(tx: Transaction, graceMs: number): Collected {
-  const collected: Collected = { leases: [], images: [], blobs: [], layers: [] };
+  const collected: Collected = { leases: [], images: [], blobs: [], partials: [], layers: [] };
   for (const lease of tx.sql.all<LeaseRow>('SELECT * FROM lease WHERE expires <= ?', tx.now)) {
     tx.sql.run('DELETE FROM lease WHERE id = ?', lease.id);
     collected.leases.push(lease.id);
@@ -117,6 +119,12 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
     if (blob === undefined) return;
     tx.sql.run('UPDATE blob SET file = NULL, disk = 0 WHERE id = ?', id);
     collected.blobs.push(collectedBlob(blob));
+  },
+  partial: (tx, id, collected) => {
+    const partial = tx.sql.get<PartialRow>('SELECT * FROM partial WHERE id = ? AND lease_id IS NULL', id);
+    if (partial === undefined) return;
+    tx.sql.run('DELETE FROM partial WHERE id = ?', id);
+    collected.partials.push(partial.digest);
   },
 };
 

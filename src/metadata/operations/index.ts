@@ -14,7 +14,8 @@ import {
   markDamaged,
 } from './layers.js';
 import { moveChain, noteDriver } from './migrate.js';
-import { addLease, removeInternalLeases, removeLease, updateLease } from './leases.js';
+import { addLease, dropLease, removeInternalLeases, removeLease, renewLease, updateLease } from './leases.js';
+import { holdPartial, noteRemoteBlobs } from './remote.js';
 
 export const operations = {
   addStoredLayer,
@@ -37,6 +38,10 @@ export const operations = {
   updateLease,
   removeLease,
   removeInternalLeases,
+  renewLease,
+  dropLease,
+  holdPartial,
+  noteRemoteBlobs,
   collect,
   recordEvent,
   trimEvents,

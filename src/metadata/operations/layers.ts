@@ -51,6 +51,8 @@ export function addStoredLayer(tx: Transaction, layer: NewStoredLayer): StoredLa
     layer.driver,
   );
   const blobSpare = layer.blob !== null && !addBlob(tx, layerId, layer.blob);
+  // its beginning is no use any more, now that it came whole
+  tx.sql.run('DELETE FROM partial WHERE digest = ?', layer.blob?.digest ?? layer.diffId);
   holdLayer(tx, layer.leaseId, layerId);
   if (copies.some((copy) => copy.damaged === 0)) return { layerId, outcome: 'present', blobSpare };
   if (copies.length > 0) return { layerId, outcome: 'heals', blobSpare };

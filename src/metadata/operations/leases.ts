@@ -44,6 +44,33 @@ export function removeLease(tx: Transaction, args: { id: string }): void {
   tx.sql.run('DELETE FROM lease WHERE id = ?', args.id);
 }
 
+/** Makes a lease that outlives the operation, or sets its end anew. */
+export function renewLease(
+  tx: Transaction,
+  args: { id: string; labels: Record<string, string>; expires: number },
+): void {
+  tx.sql.run(
+    `INSERT INTO lease (id, internal, labels, created, expires) VALUES (?, 0, ?, ?, ?)
+     ON CONFLICT (id) DO UPDATE SET expires = excluded.expires`,
+    args.id,
+    JSON.stringify(args.labels),
+    tx.now,
+    args.expires,
+  );
+}
+
+/** Ends a lease that may be gone already; `ifEmpty`: only where it holds nothing. */
+export function dropLease(tx: Transaction, args: { id: string; ifEmpty: boolean }): void {
+  tx.sql.run(
+    `DELETE FROM lease WHERE id = ? AND (? = 0 OR (
+       NOT EXISTS (SELECT 1 FROM lease_layer WHERE lease_id = lease.id)
+       AND NOT EXISTS (SELECT 1 FROM lease_image WHERE lease_id = lease.id)
+       AND NOT EXISTS (SELECT 1 FROM partial WHERE lease_id = lease.id)))`,
+    args.id,
+    args.ifEmpty ? 1 : 0,
+  );
+}
+
 /** At start: operations that a lease was made for are gone. Returns how many there were. */
 export function removeInternalLeases(tx: Transaction, _args: null): number {
   return tx.sql.run('DELETE FROM lease WHERE internal = 1');

@@ -1,0 +1,202 @@
+/**
+ * HTTP exchanges: connections that are kept and used again, redirects, limits on waiting. Node's own http and https:
+ * they give what is needed here (bodies both ways with back-pressure, an answer that comes before the body is sent).
+ */
+import { Agent, request as plainRequest, type ClientRequest, type IncomingMessage } from 'node:http';
+import { Agent as SecureAgent, request as secureRequest, type RequestOptions } from 'node:https';
+import type { ByteSource } from '../../content/source.js';
+import { LayerdError } from '../../core/errors.js';
+import { Answer } from './answer.js';
+import { cancelled, connectionFailed, protocolError, unreachable } from './problems.js';
+import type { TrustStore } from './trust.js';
+
+export interface Exchange {
+  method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  url: URL;
+  headers: Record<string, string>;
+  /** `length` is exact. A stream is opened when it is needed, and once only. */
+  body?: { length: number; open(): ByteSource };
+}
+
+const REDIRECTS = new Set([301, 302, 303, 307, 308]);
+const MAX_REDIRECTS = 10;
+/** What a registry has taken it may have to hash and move about before it answers. */
+const COMMIT_PATIENCE = 10;
+
+export class Http {
+  private readonly trust: TrustStore;
+  private readonly stallMs: number;
+  private readonly agents = new Map<string, Promise<Agent>>();
+
+  constructor(trust: TrustStore, stallMs: number) {
+    this.trust = trust;
+    this.stallMs = stallMs;
+  }
+
+  /**
+   * One request, and for GET and HEAD those that it is redirected to. Headers that say who we are go to the origin of
+   * `exchange.url` only. Throws REGISTRY_UNREACHABLE, REGISTRY_UNTRUSTED, CANCELLED.
+   */
+  async send(exchange: Exchange, signal: AbortSignal): Promise<Answer> {
+    const follows = exchange.method === 'GET' || exchange.method === 'HEAD';
+    let { url, headers } = exchange;
+    for (let redirects = 0; ; redirects += 1) {
+      const answer = await this.once({ ...exchange, url, headers }, signal);
+      const location = answer.header('location');
+      if (!follows || !REDIRECTS.has(answer.status) || location === '') return answer;
+      await answer.discard();
+      if (redirects === MAX_REDIRECTS) throw protocolError(url.host, `more than ${MAX_REDIRECTS} redirects`);
+      const next = resolveLocation(url, location);
+      this.refuseDowngrade(url, next);
+      if (next.origin !== url.origin) headers = anonymous(headers);
+      url = next;
+    }
+  }
+
+  /** Ends the connections that are kept. */
+  async close(): Promise<void> {
+    for (const agent of this.agents.values()) (await agent).destroy();
+  }
+
+  private refuseDowngrade(from: URL, to: URL): void {
+    if (to.protocol === 'https:') return;
+    if (to.protocol === 'http:' && (from.protocol === 'http:' || this.trust.isInsecure(to.host))) return;
+    throw protocolError(from.host, `it redirects from TLS to ${to.protocol}//${to.host}`);
+  }
+
+  private async once(exchange: Exchange, signal: AbortSignal): Promise<Answer> {
+    const { url, method, headers, body } = exchange;
+    const agent = await this.agentOf(url);
+    if (signal.aborted) throw cancelled(signal);
+    const options: RequestOptions = {
+      method,
+      agent,
+      signal,
+      headers: { 'user-agent': 'layerd', ...headers, ...(body === undefined ? {} : { 'content-length': body.length }) },
+    };
+    const sent = url.protocol === 'https:' ? secureRequest(url, options) : plainRequest(url, options);
+    const wait = new Wait(sent, url.host, this.stallMs);
+    const answered = answerOf(sent, url, signal);
+    try {
+      const feeding = feed(sent, body, wait, answered).then(() =>
+        wait.patience(method === 'GET' ? 1 : COMMIT_PATIENCE),
+      );
+      // where the answer came first, what the source says afterwards is of no interest
+      feeding.catch(() => undefined);
+      // a server may answer, mostly with a refusal, before it has all of the body
+      const message = await Promise.race([answered, feeding.then(() => answered)]);
+      if (!sent.writableFinished) message.once('close', () => sent.destroy());
+      return new Answer(message, url, this.stallMs);
+    } catch (error) {
+      sent.destroy();
+      throw error;
+    } finally {
+      wait.end();
+    }
+  }
+
+  private agentOf(url: URL): Promise<Agent> {
+    const known = this.agents.get(url.origin) ?? this.makeAgent(url);
+    this.agents.set(url.origin, known);
+    known.catch(() => this.agents.delete(url.origin));
+    return known;
+  }
+
+  private async makeAgent(url: URL): Promise<Agent> {
+    if (url.protocol === 'http:') return new Agent({ keepAlive: true });
+    const { secureContext, rejectUnauthorized } = await this.trust.of(url.host);
+    return new SecureAgent({ keepAlive: true, secureContext, rejectUnauthorized });
+  }
+}
+
+/** Where a Location leads: it may be relative. Throws REGISTRY_PROTOCOL. */
+export function resolveLocation(from: URL, location: string): URL {
+  const url = URL.canParse(location, from.href) ? new URL(location, from) : null;
+  if (url === null || (url.protocol !== 'http:' && url.protocol !== 'https:')) {
+    throw protocolError(from.host, `it names the place ${JSON.stringify(location.slice(0, 200))}`);
+  }
+  return url;
+}
+
+function anonymous(headers: Record<string, string>): Record<string, string> {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name !== 'authorization'));
+}
+
+/** Breaks a request off whose server lets us wait too long. */
+class Wait {
+  private readonly request: ClientRequest;
+  private readonly host: string;
+  private readonly stallMs: number;
+  private timer: NodeJS.Timeout;
+  private ended = false;
+
+  constructor(request: ClientRequest, host: string, stallMs: number) {
+    this.request = request;
+    this.host = host;
+    this.stallMs = stallMs;
+    this.timer = this.start(stallMs);
+  }
+
+  /** Something went on: the wait begins anew, and may be `factor` times as long. */
+  patience(factor = 1): void {
+    clearTimeout(this.timer);
+    if (!this.ended) this.timer = this.start(this.stallMs * factor);
+  }
+
+  end(): void {
+    this.ended = true;
+    clearTimeout(this.timer);
+  }
+
+  private start(limitMs: number): NodeJS.Timeout {
+    const stalled = (): LayerdError => unreachable(this.host, `it did not go on for ${limitMs} ms`, { limitMs });
+    return setTimeout(() => this.request.destroy(stalled()), limitMs);
+  }
+}
+
+function answerOf(request: ClientRequest, url: URL, signal: AbortSignal): Promise<IncomingMessage> {
+  const answer = new Promise<IncomingMessage>((resolve, reject) => {
+    request.once('response', resolve);
+    request.on('error', (error) => {
+      if (signal.aborted) reject(cancelled(signal));
+      else reject(error instanceof LayerdError ? error : connectionFailed(url.host, error));
+    });
+  });
+  // it is looked at when the body has been sent; what fails until then waits for that
+  answer.catch(() => undefined);
+  return answer;
+}
+
+/** Sends the body as fast as the server takes it, and no further when it has answered. Throws what the source throws. */
+async function feed(
+  request: ClientRequest,
+  body: Exchange['body'],
+  wait: Wait,
+  answered: Promise<IncomingMessage>,
+): Promise<void> {
+  if (body === undefined) {
+    request.end();
+    return;
+  }
+  let over = false;
+  const stop = (): void => void (over = true);
+  answered.then(stop, stop);
+  for await (const chunk of body.open()) {
+    if (over) return;
+    if (!request.write(chunk)) await Promise.race([drained(request), answered.then(stop, stop)]);
+    wait.patience();
+  }
+  request.end();
+}
+
+function drained(request: ClientRequest): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      request.off('drain', done);
+      request.off('close', done);
+      resolve();
+    };
+    request.once('drain', done);
+    request.once('close', done);
+  });
+}
