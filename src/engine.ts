@@ -5,7 +5,16 @@ import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import type { ProbedDriver } from '../drivers/index.js';
-import type { ArchiveInput, EngineApi, LoadOptions, OnProgress, PullOptions, SaveOptions } from './core/api.js';
+import type {
+  ArchiveInput,
+  EngineApi,
+  KeptAnswer,
+  LoadOptions,
+  Once,
+  OnProgress,
+  PullOptions,
+  SaveOptions,
+} from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
 import { LayerdError } from './core/errors.js';
 import { lazily } from './core/lazily.js';
@@ -229,6 +238,10 @@ export class Engine implements EngineApi {
     return this.storeMetrics.text(this.loopDelay.percentile(99) / 1e9);
   }
 
+  answered(key: string): KeptAnswer | undefined {
+    return this.context.reader.answered(key, this.context.boot);
+  }
+
   async load(
     input: ArchiveInput,
     options: LoadOptions,
@@ -274,8 +287,8 @@ export class Engine implements EngineApi {
     return this.imageStore.tag(source, target);
   }
 
-  async removeImage(name: string, options: { force?: boolean }): Promise<words.RemovedImage> {
-    const removed = await this.imageStore.remove(name, options.force ?? false);
+  async removeImage(name: string, options: { force?: boolean }, once?: Once): Promise<words.RemovedImage> {
+    const removed = await this.imageStore.remove(name, options.force ?? false, once);
     this.collector.soon();
     return removed;
   }
@@ -297,8 +310,8 @@ export class Engine implements EngineApi {
     return { stream: this.layerStore.tar(row, signal), size: row.size, diffId: row.diff_id };
   }
 
-  createContainer(image: string, options: words.CreateContainerOptions): Promise<words.ContainerSummary> {
-    return this.containerStore.create(this.imageStore.find(image), image, options);
+  createContainer(image: string, options: words.CreateContainerOptions, once?: Once): Promise<words.ContainerSummary> {
+    return this.containerStore.create(this.imageStore.find(image), image, options, once);
   }
 
   containers(): words.ContainerSummary[] {
@@ -309,20 +322,20 @@ export class Engine implements EngineApi {
     return this.containerStore.detail(this.containerStore.find(name));
   }
 
-  mount(name: string): Promise<words.MountResult> {
-    return this.containerStore.mount(name);
+  mount(name: string, once?: Once): Promise<words.MountResult> {
+    return this.containerStore.mount(name, once);
   }
 
   mountInstructions(name: string): Promise<words.MountInstruction[]> {
     return this.containerStore.instructions(name);
   }
 
-  unmount(name: string, options: { force?: boolean }): Promise<{ mounts: number }> {
-    return this.containerStore.unmount(name, options.force ?? false);
+  unmount(name: string, options: { force?: boolean }, once?: Once): Promise<{ mounts: number }> {
+    return this.containerStore.unmount(name, options.force ?? false, once);
   }
 
-  async removeContainer(name: string, options: { force?: boolean }): Promise<{ id: string }> {
-    const removed = await this.containerStore.remove(name, options.force ?? false);
+  async removeContainer(name: string, options: { force?: boolean }, once?: Once): Promise<{ id: string }> {
+    const removed = await this.containerStore.remove(name, options.force ?? false, once);
     this.collector.soon();
     return removed;
   }
@@ -390,8 +403,8 @@ export class Engine implements EngineApi {
     return this.explainer.explain(subject);
   }
 
-  createLease(options: Parameters<EngineApi['createLease']>[0]): Promise<words.Lease> {
-    return this.leaseStore.create(options);
+  createLease(options: Parameters<EngineApi['createLease']>[0], once?: Once): Promise<words.Lease> {
+    return this.leaseStore.create(options, once);
   }
 
   leases(): words.Lease[] {
@@ -402,8 +415,8 @@ export class Engine implements EngineApi {
     return this.leaseStore.update(id, change);
   }
 
-  async removeLease(id: string): Promise<void> {
-    await this.leaseStore.remove(id);
+  async removeLease(id: string, once?: Once): Promise<void> {
+    await this.leaseStore.remove(id, once);
     this.collector.soon();
   }
 

@@ -50,6 +50,12 @@ export interface Watch {
   signal?: AbortSignal;
 }
 
+/** For what must take effect once: sent again with the same key, after whatever break, it is answered as the first time. */
+export interface Repeatable {
+  /** Chosen at random for each thing that is to be done; by default each call is a thing of its own. */
+  key?: string;
+}
+
 /**
  * The client of the native API. One object serves any number of calls at a time; its connections are kept and used
  * again. Every method throws {@link LayerdError}: the daemon's own, or DAEMON_UNREACHABLE, NOT_PERMITTED (the socket is
@@ -165,8 +171,8 @@ export class LayerdClient {
   }
 
   /** Removes a ref, and the image with its last one. IMAGE_IN_USE names the containers that need it. */
-  removeImage(name: string, options: { force?: boolean } = {}): Promise<RemovedImage> {
-    return this.transport.json('DELETE', route('v1', 'images', name), { query: options });
+  removeImage(name: string, { key, ...query }: { force?: boolean } & Repeatable = {}): Promise<RemovedImage> {
+    return this.transport.json('DELETE', route('v1', 'images', name), { query, key });
   }
 
   layers(): Promise<LayerSummary[]> {
@@ -191,8 +197,11 @@ export class LayerdClient {
     return { stream, size: Number(headers['content-length']), diffId };
   }
 
-  createContainer(image: string, options: CreateContainerOptions = {}): Promise<ContainerSummary> {
-    return this.transport.json('POST', '/v1/containers', { json: { image, ...options } });
+  createContainer(
+    image: string,
+    { key, ...options }: CreateContainerOptions & Repeatable = {},
+  ): Promise<ContainerSummary> {
+    return this.transport.json('POST', '/v1/containers', { json: { image, ...options }, key });
   }
 
   containers(): Promise<ContainerSummary[]> {
@@ -204,8 +213,8 @@ export class LayerdClient {
   }
 
   /** Mounts the merged root. n mounts need n unmounts. */
-  mount(name: string): Promise<MountResult> {
-    return this.transport.json('POST', route('v1', 'containers', name, 'mount'));
+  mount(name: string, { key }: Repeatable = {}): Promise<MountResult> {
+    return this.transport.json('POST', route('v1', 'containers', name, 'mount'), { key });
   }
 
   /** For a runtime that mounts by itself. */
@@ -213,12 +222,12 @@ export class LayerdClient {
     return this.transport.json('GET', route('v1', 'containers', name, 'mounts'));
   }
 
-  unmount(name: string, options: { force?: boolean } = {}): Promise<{ mounts: number }> {
-    return this.transport.json('POST', route('v1', 'containers', name, 'unmount'), { query: options });
+  unmount(name: string, { key, ...query }: { force?: boolean } & Repeatable = {}): Promise<{ mounts: number }> {
+    return this.transport.json('POST', route('v1', 'containers', name, 'unmount'), { query, key });
   }
 
-  removeContainer(name: string, options: { force?: boolean } = {}): Promise<{ id: string }> {
-    return this.transport.json('DELETE', route('v1', 'containers', name), { query: options });
+  removeContainer(name: string, { key, ...query }: { force?: boolean } & Repeatable = {}): Promise<{ id: string }> {
+    return this.transport.json('DELETE', route('v1', 'containers', name), { query, key });
   }
 
   /** What the container changed, in byte order of the paths. */
@@ -270,10 +279,16 @@ export class LayerdClient {
     return this.transport.json('GET', '/v1/why', { query: { subject } });
   }
 
-  createLease(
-    options: { id?: string; ttlMs?: number; labels?: Record<string, string>; holds?: string[] } = {},
-  ): Promise<Lease> {
-    return this.transport.json('POST', '/v1/leases', { json: options });
+  createLease({
+    key,
+    ...json
+  }: {
+    id?: string;
+    ttlMs?: number;
+    labels?: Record<string, string>;
+    holds?: string[];
+  } & Repeatable = {}): Promise<Lease> {
+    return this.transport.json('POST', '/v1/leases', { json, key });
   }
 
   leases(): Promise<Lease[]> {
@@ -284,8 +299,8 @@ export class LayerdClient {
     return this.transport.json('PATCH', route('v1', 'leases', id), { json: change });
   }
 
-  async removeLease(id: string): Promise<void> {
-    await this.transport.json('DELETE', route('v1', 'leases', id));
+  async removeLease(id: string, { key }: Repeatable = {}): Promise<void> {
+    await this.transport.json('DELETE', route('v1', 'leases', id), { key });
   }
 
   /** Events with a sequence number above `since` (default: all that are kept); with `follow`, on until the signal. */

@@ -1,4 +1,5 @@
 /** HTTP over the Unix socket of the daemon: JSON calls, byte streams, NDJSON. Node's own http, nothing else. */
+import { randomUUID } from 'node:crypto';
 import { Agent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import type { OnProgress } from '../core/api.js';
@@ -15,6 +16,8 @@ export interface CallOptions {
   body?: AsyncIterable<Uint8Array>;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
+  /** By which the daemon knows repetitions of what changes something; a new one for each call by default. */
+  key?: string | undefined;
   /** A status of 400 or more whose body is an answer all the same. */
   accept?: number;
 }
@@ -24,7 +27,6 @@ const MUTATING = new Set(['POST', 'PATCH', 'DELETE']);
 export class Transport {
   readonly socketPath: string;
   private readonly agent = new Agent({ keepAlive: true });
-  private calls = 0;
 
   constructor(socketPath: string) {
     this.socketPath = socketPath;
@@ -86,7 +88,7 @@ export class Transport {
    * more. What changes something carries a key by which the daemon knows that it is the same request.
    */
   private async repeatable(method: string, path: string, options: CallOptions): Promise<IncomingMessage> {
-    const key = `${process.pid}-${process.hrtime.bigint()}-${this.calls++}`;
+    const { key = randomUUID() } = options;
     const headers = { ...options.headers, ...(MUTATING.has(method) ? { 'idempotency-key': key } : {}) };
     const first = this.send(method, path, { ...options, headers });
     try {

@@ -68,12 +68,31 @@ export interface PullOptions extends RegistryOptions {
   allPlatforms?: boolean;
 }
 
+/**
+ * A request that must take effect once, however often it is sent, before and after a restart: what it does and what it
+ * answers are one transaction.
+ */
+export interface Once {
+  key: string;
+  /** What is asked, so that a key used for something else is noticed. */
+  request: string;
+}
+
+/** What a request was answered under a key. */
+export interface KeptAnswer {
+  request: string;
+  answer: unknown;
+}
+
 export interface SaveOptions {
   refs: string[];
   format: ArchiveFormat;
 }
 
 export interface EngineApi {
+  /** What was answered under a key, if that is remembered: the newest thousand are. */
+  answered(key: string): KeptAnswer | undefined;
+
   info(): Promise<Info>;
   /** Quick: true as long as database and workers answer. */
   health(): Promise<{ ok: boolean; problems: string[] }>;
@@ -89,7 +108,7 @@ export interface EngineApi {
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];
   tag(source: string, target: string): Promise<ImageSummary>;
-  removeImage(name: string, options: { force?: boolean }): Promise<RemovedImage>;
+  removeImage(name: string, options: { force?: boolean }, once?: Once): Promise<RemovedImage>;
 
   layers(): LayerSummary[];
   layer(digestOrPrefix: string): LayerSummary;
@@ -100,13 +119,13 @@ export interface EngineApi {
     signal: AbortSignal,
   ): Promise<{ stream: AsyncIterable<Buffer>; size: number; diffId: Digest }>;
 
-  createContainer(image: string, options: CreateContainerOptions): Promise<ContainerSummary>;
+  createContainer(image: string, options: CreateContainerOptions, once?: Once): Promise<ContainerSummary>;
   containers(): ContainerSummary[];
   container(name: string): ContainerDetail;
-  mount(name: string): Promise<MountResult>;
+  mount(name: string, once?: Once): Promise<MountResult>;
   mountInstructions(name: string): Promise<MountInstruction[]>;
-  unmount(name: string, options: { force?: boolean }): Promise<{ mounts: number }>;
-  removeContainer(name: string, options: { force?: boolean }): Promise<{ id: string }>;
+  unmount(name: string, options: { force?: boolean }, once?: Once): Promise<{ mounts: number }>;
+  removeContainer(name: string, options: { force?: boolean }, once?: Once): Promise<{ id: string }>;
   changes(name: string, signal: AbortSignal): Promise<AsyncIterable<Change[]>>;
   diff(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
   exportContainer(name: string, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
@@ -124,16 +143,19 @@ export interface EngineApi {
   /** `subject`: image, layer or chain digest, container, or an absolute path below the root. */
   why(subject: string): Promise<WhyReport>;
 
-  createLease(options: {
-    id?: string;
-    ttlMs?: number;
-    labels?: Record<string, string>;
-    holds?: string[];
-  }): Promise<Lease>;
+  createLease(
+    options: {
+      id?: string;
+      ttlMs?: number;
+      labels?: Record<string, string>;
+      holds?: string[];
+    },
+    once?: Once,
+  ): Promise<Lease>;
   leases(): Lease[];
   /** Adds what it protects, or moves its expiry. */
   updateLease(id: string, change: { ttlMs?: number; add?: string[] }): Promise<Lease>;
-  removeLease(id: string): Promise<void>;
+  removeLease(id: string, once?: Once): Promise<void>;
 
   /** Events with a sequence number above `since`; with `follow` it goes on until the signal. */
   events(since: number, follow: boolean, signal: AbortSignal): AsyncIterable<EngineEvent>;

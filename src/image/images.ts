@@ -1,4 +1,5 @@
 /** Images: stacks of layers with a config and names. */
+import type { Once } from '../core/api.js';
 import { chainIds, isDigest, type Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import { formatPlatform } from '../core/platform.js';
@@ -6,7 +7,6 @@ import { normalizeReference } from '../core/reference.js';
 import type { HistoryRow, ImageDetail, ImageSummary, RemovedImage } from '../core/words.js';
 import type { ImageRow, LayerRow } from '../metadata/rows.js';
 import type { Chains } from '../store/chains.js';
-
 import type { StoreContext } from '../store/context.js';
 import { parseConfig } from './documents.js';
 import { historyRows } from './config.js';
@@ -118,7 +118,7 @@ export class Images {
   }
 
   /** By name: that name goes, and the image with its last. By id: refused while it has several names, unless forced. */
-  async remove(text: string, force: boolean): Promise<RemovedImage> {
+  async remove(text: string, force: boolean, once?: Once): Promise<RemovedImage> {
     const row = this.find(text);
     const refs = this.context.reader.refs(row.id);
     const byName = this.byName(text) !== undefined && !isDigest(text);
@@ -129,7 +129,7 @@ export class Images {
       });
     }
     const names = byName ? [normalizeReference(text)] : null;
-    return this.context.writer.run('removeImage', { imageId: row.image_id, refs: names });
+    return this.context.writer.run('removeImage', { imageId: row.image_id, refs: names }, once);
   }
 
   summary(row: ImageRow): ImageSummary {

@@ -1,3 +1,4 @@
+import type { KeptAnswer } from '../core/api.js';
 import { isDigest, type Digest } from '../core/digest.js';
 import type { Lease } from '../core/words.js';
 import { openReader } from './database.js';
@@ -94,6 +95,16 @@ export class MetadataReader {
   /** Stored layers that no chain lies on, and so no snapshot needs mounted. */
   isStacked(storedLayerId: number): boolean {
     return this.sql.get('SELECT 1 FROM stack WHERE stored_layer_id = ?', storedLayerId) !== undefined;
+  }
+
+  /** What was answered under a key, unless that ended with an earlier boot. */
+  answered(key: string, boot: string): KeptAnswer | undefined {
+    const row = this.sql.get<{ request: string; answer: string }>(
+      'SELECT request, answer FROM answer WHERE key = ? AND (boot IS NULL OR boot = ?)',
+      key,
+      boot,
+    );
+    return row === undefined ? undefined : { request: row.request, answer: JSON.parse(row.answer) as unknown };
   }
 
   blob(digest: Digest): (BlobRow & { diff_id: Digest }) | undefined {

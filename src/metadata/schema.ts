@@ -9,6 +9,7 @@
  * chain         layers upon each other by chain ID, and the stack that serves it now
  * blob          which compressed bytes were verified to hold which layer; kept ones lie in b/FILE, each under a name that is
  *               never used again, so that one that goes and one that comes never meet
+ * answer        what was answered under a client's key, written with what the request did: a repetition gets it again
  * candidate     what lost (or never had) a reference and since when: the collector looks at these only; triggers note
  *               it through the view `loss`, the latest time counts
  * partial       the beginning of a blob in b/HEX.part, as long as a lease holds it; the file may be of any length
@@ -290,5 +291,14 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (registry, repository, digest)
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX remote_blob_layer ON remote_blob (layer_id);
+  `,
+  `
+  CREATE TABLE answer (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    request TEXT NOT NULL,
+    boot TEXT,
+    answer TEXT NOT NULL
+  ) STRICT;
   `,
 ];

@@ -6,11 +6,13 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { toLayerdError, type ErrorBody } from '../core/errors.js';
 import type { EngineEvent } from '../core/words.js';
 import { candidateClock, openWriter } from './database.js';
+import { keepAnswer, type OnceOnly } from './operations/answers.js';
 import { LOST_WITH_POWER, operations, type OperationName } from './operations/index.js';
 import type { Transaction } from './operations/transaction.js';
 import { Sql, sqlError } from './sql.js';
 
-export type ToWriter = { id: number; operation: OperationName; args: unknown } | { close: true };
+export type ToWriter =
+  { id: number; operation: OperationName; args: unknown; once: OnceOnly | undefined } | { close: true };
 export type FromWriter =
   | { ready: true }
   | { failed: ErrorBody }
@@ -87,10 +89,15 @@ function waitForDisk(sql: Sql, wait: boolean): void {
 }
 
 function runOne(tx: Transaction, message: Extract<ToWriter, { operation: OperationName }>): Answer {
-  const { id, operation, args } = message;
+  const { id, operation, args, once } = message;
   const run = operations[operation] as (transaction: Transaction, args: unknown) => unknown;
+  const whole = (): unknown => {
+    const result = run(tx, args);
+    if (once !== undefined) keepAnswer(tx, once, result);
+    return result;
+  };
   try {
-    return { id, result: tx.sql.db.transaction(() => run(tx, args))() };
+    return { id, result: tx.sql.db.transaction(whole)() };
   } catch (thrown) {
     const error = toLayerdError(sqlError(thrown));
     if (error.code === 'NO_SPACE' || error.code === 'IO_ERROR') throw error;

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { LayerdError } from '../core/errors.js';
+import type { OnceOnly } from './operations/answers.js';
 import type { OperationArgs, OperationName, OperationResult } from './operations/index.js';
 import type { FromWriter, ToWriter } from './writer-thread.js';
 
@@ -51,13 +52,13 @@ export class MetadataWriter extends EventEmitter<{ events: [] }> {
     return writer;
   }
 
-  /** Runs one operation in the next group commit. */
-  run<K extends OperationName>(operation: K, args: OperationArgs<K>): Promise<OperationResult<K>> {
+  /** Runs one operation in the next group commit; what comes of it is the answer that is kept with `once`. */
+  run<K extends OperationName>(operation: K, args: OperationArgs<K>, once?: OnceOnly): Promise<OperationResult<K>> {
     if (this.gone !== null) return Promise.reject(this.gone);
     return new Promise<OperationResult<K>>((resolve, reject) => {
       const id = this.nextId++;
       this.pending.set(id, { resolve: (result) => resolve(result as OperationResult<K>), reject });
-      this.worker.postMessage({ id, operation, args } satisfies ToWriter);
+      this.worker.postMessage({ id, operation, args, once } satisfies ToWriter);
     });
   }
 

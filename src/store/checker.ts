@@ -59,7 +59,7 @@ export class Checker {
     const { pool, writer, places, boot } = this.context;
     const { strays, others, missing, lost, mounts } = await this.settled();
     if (repair) {
-      for (const { id } of lost) await writer.run('countMount', { id, boot, change: 'none' });
+      for (const { id } of lost) await writer.run('countUnmount', { id, boot, all: true });
       await pool.run('unmount', 'mounts.detach', { paths: mounts });
       await pool.run('short', 'trash.move', strays);
     }

@@ -1,6 +1,7 @@
 /** Containers: snapshots made from an image, each with a writable upper of its own. */
 import { randomBytes } from 'node:crypto';
 import type { SnapshotSpec } from '../../drivers/driver.js';
+import type { Once } from '../core/api.js';
 import { LayerdError } from '../core/errors.js';
 import { KeyedLock } from '../core/keyed-lock.js';
 import type {
@@ -12,7 +13,7 @@ import type {
   MountResult,
   Usage,
 } from '../core/words.js';
-import type { MountChange, NewContainer } from '../metadata/operations/containers.js';
+import type { NewContainer } from '../metadata/operations/containers.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { ImageRow } from '../metadata/rows.js';
 import { byteChannel, readBytes } from '../workers/byte-channel.js';
@@ -44,14 +45,14 @@ export class Containers {
   }
 
   /** Makes a container from an image. `image` is what it was asked for by. */
-  async create(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
+  async create(row: ImageRow, image: string, options: CreateContainerOptions, once?: Once): Promise<ContainerSummary> {
     const stackId = this.stackOf(row);
     try {
-      return await this.make(row, image, options);
+      return await this.make(row, image, options, once);
     } catch (thrown) {
       // Migrated meanwhile: the copies that it was to lie on may be gone.
       if (this.stackOf(row) === stackId) throw thrown;
-      return this.create(row, image, options);
+      return this.create(row, image, options, once);
     }
   }
 
@@ -59,7 +60,12 @@ export class Containers {
     return chainId === null ? undefined : this.context.reader.chain(chainId)?.stack_id;
   }
 
-  private async make(row: ImageRow, image: string, options: CreateContainerOptions): Promise<ContainerSummary> {
+  private async make(
+    row: ImageRow,
+    image: string,
+    options: CreateContainerOptions,
+    once: Once | undefined,
+  ): Promise<ContainerSummary> {
     const { reader, writer, pool, staging } = this.context;
     const id = randomBytes(32).toString('hex');
     const name = options.name ?? id.slice(0, 12);
@@ -101,11 +107,10 @@ export class Containers {
     try {
       const created = await this.trees.using({ driver, stack: spec.stack }, async () => {
         if (ready === null) await pool.run('short', 'snapshot.create', { driver, spec });
-        return writer.run('addContainer', container);
+        return writer.run('addContainer', container, once);
       });
       this.stock.refill(shelf, { driver, spec });
-      const { imageId, labels, readOnly } = container;
-      return { id, name, imageId, image, created, readOnly, labels, mounts: 0, path: null, driver };
+      return created;
     } catch (thrown) {
       this.discards.begin({ driver, spec });
       throw thrown;
@@ -154,11 +159,11 @@ export class Containers {
   }
 
   /** Mounts the merged root; every call holds one more mount, and needs an unmount. */
-  mount(text: string): Promise<MountResult> {
+  mount(text: string, once?: Once): Promise<MountResult> {
+    const { pool, reader, writer, boot } = this.context;
     return this.locked(text, async (row) => {
-      const path = await this.context.pool.run('short', 'snapshot.mount', snapshotOf(this.context.reader, row));
-      const mounts = await this.countMount(row, { change: 1, path });
-      return { path, mounts };
+      const path = await pool.run('short', 'snapshot.mount', snapshotOf(reader, row));
+      return writer.run('countMount', { id: row.id, boot, path }, once && { ...once, boot });
     });
   }
 
@@ -169,7 +174,8 @@ export class Containers {
   }
 
   /** Gives one mount back; the last one unmounts. `force` gives all back and detaches a busy mount. */
-  unmount(text: string, force: boolean): Promise<{ mounts: number }> {
+  unmount(text: string, force: boolean, once?: Once): Promise<{ mounts: number }> {
+    const { pool, reader, writer, boot } = this.context;
     return this.locked(text, async (row) => {
       const held = this.mounts(row);
       if (held === 0 && !force) {
@@ -178,15 +184,14 @@ export class Containers {
         });
       }
       if (held <= 1 || force) {
-        const snapshot = snapshotOf(this.context.reader, row);
-        await this.context.pool.run('unmount', 'snapshot.unmount', { ...snapshot, force });
+        await pool.run('unmount', 'snapshot.unmount', { ...snapshotOf(reader, row), force });
       }
-      return { mounts: await this.countMount(row, { change: force ? 'none' : -1 }) };
+      return writer.run('countUnmount', { id: row.id, boot, all: force }, once && { ...once, boot });
     });
   }
 
   /** Removes a container and what it wrote. Refused while mounted, unless forced. */
-  remove(text: string, force: boolean): Promise<{ id: string }> {
+  remove(text: string, force: boolean, once?: Once): Promise<{ id: string }> {
     return this.locked(text, async (row) => {
       const mounts = this.mounts(row);
       if (mounts > 0 && !force) {
@@ -199,9 +204,9 @@ export class Containers {
       const snapshot = snapshotOf(reader, row);
       // First what can be refused (a busy mount), then the row, then the directory.
       if (mounts > 0 || force) await pool.run('unmount', 'snapshot.release', { ...snapshot, force });
-      await writer.run('removeContainer', { id: row.id });
+      const removed = await writer.run('removeContainer', { id: row.id }, once);
       this.discards.begin(snapshot);
-      return { id: row.id };
+      return removed;
     });
   }
 
@@ -258,10 +263,6 @@ export class Containers {
     const snapshot = snapshotOf(this.context.reader, this.find(text));
     const { writer, reader } = byteChannel();
     return streamOf(this.context.pool.run('stream', job, snapshot, { ports: [writer], signal }), readBytes(reader));
-  }
-
-  private countMount(row: ContainerWithSnapshot, change: MountChange): Promise<number> {
-    return this.context.writer.run('countMount', { id: row.id, boot: this.context.boot, ...change });
   }
 }
 

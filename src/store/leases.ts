@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { Once } from '../core/api.js';
 import { isDigest, type Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type { Lease } from '../core/words.js';
@@ -17,26 +18,24 @@ export class Leases {
   }
 
   /** Without `ttlMs` the lease stays until it is removed. */
-  async create(options: {
-    id?: string;
-    ttlMs?: number;
-    labels?: Record<string, string>;
-    holds?: string[];
-  }): Promise<Lease> {
+  async create(
+    options: { id?: string; ttlMs?: number; labels?: Record<string, string>; holds?: string[] },
+    once?: Once,
+  ): Promise<Lease> {
     const id = options.id ?? randomUUID();
     if (!ID.test(id)) {
       throw new LayerdError('INVALID_ARGUMENT', `${JSON.stringify(id)} is not an id for a lease`, {
         hint: 'Letters, digits and _ . : / - ; at most 256 characters.',
       });
     }
-    await this.context.writer.run('addLease', {
+    const lease = {
       id,
       internal: false,
       labels: options.labels ?? {},
       expires: expiry(options.ttlMs),
       holds: (options.holds ?? []).map((text) => this.digest(text)),
-    });
-    return this.find(id);
+    };
+    return this.context.writer.run('addLease', lease, once);
   }
 
   list(): Lease[] {
@@ -62,8 +61,8 @@ export class Leases {
     return this.find(id);
   }
 
-  async remove(id: string): Promise<void> {
-    await this.context.writer.run('removeLease', { id });
+  async remove(id: string, once?: Once): Promise<void> {
+    await this.context.writer.run('removeLease', { id }, once);
   }
 
   /** Runs `work` under a lease of its own, which goes with it, whatever comes of it. */

@@ -25,7 +25,7 @@ export async function recover(context: StoreContext): Promise<RecoveryReport> {
   const { pool, writer, places, boot } = context;
   const leases = await writer.run('removeInternalLeases', null);
   const { strays, mounts, idle, lost } = await disagreements(context);
-  for (const { id } of lost) await writer.run('countMount', { id, boot, change: 'none' });
+  for (const { id } of lost) await writer.run('countUnmount', { id, boot, all: true });
   // Mounts first: nothing may be trashed under them.
   const unneeded = [...mounts, ...idle];
   if (unneeded.length > 0) await pool.run('unmount', 'mounts.detach', { paths: unneeded });

@@ -232,6 +232,37 @@ describeWith('mounts', [needsRoot()], () => {
   });
 });
 
+describe('requests that are sent again', () => {
+  const requests: ((client: LayerdClient) => Promise<unknown>)[] = [
+    (client) => client.createContainer('test/app:1', { name: 'box', key: 'create' }),
+    (client) => client.mount('box', { key: 'mount' }),
+    (client) => client.mount('box', { key: 'another' }),
+    (client) => client.unmount('box', { key: 'unmount' }),
+    (client) => client.unmount('box', { key: 'the last' }),
+    (client) => client.removeContainer('box', { key: 'rm' }),
+    (client) => client.createLease({ id: 'lease', ttlMs: 60_000, key: 'lease' }),
+    (client) => client.removeLease('lease', { key: 'release' }),
+    (client) => client.removeImage('test/app:1', { key: 'rmi' }),
+  ];
+
+  it('take effect once and are answered alike, also by a daemon that was started again', async () => {
+    const first = await start();
+    await first.client.load(smallImage(home, 'test/app:1', ['one']).file);
+    const answers: unknown[] = [];
+    for (const request of requests) {
+      answers.push(await request(first.client));
+      expect(await request(first.client)).toEqual(answers.at(-1));
+    }
+    expect(answers.slice(1, 5)).toMatchObject([{ mounts: 1 }, { mounts: 2 }, { mounts: 1 }, { mounts: 0 }]);
+    expect(answers.at(-1)).toMatchObject({ untagged: ['docker.io/test/app:1'] });
+    await first.stop('SIGKILL');
+    const second = await start();
+    for (const [index, request] of requests.entries()) expect(await request(second.client)).toEqual(answers[index]);
+    await expect(second.client.mount('box', { key: 'rm' })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(second.client.mount('box')).rejects.toMatchObject({ code: 'CONTAINER_NOT_FOUND' });
+  });
+});
+
 describeWith('access', [needsRoot(), needsProgram('python3')], () => {
   const nobody = 65_534;
 

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { EngineApi } from '../../core/api.js';
+import type { EngineApi, Once } from '../../core/api.js';
 import type { ClientDescriptor } from '../peer.js';
 import type { Operations } from './operations.js';
 
@@ -8,7 +8,7 @@ export interface DoorContext {
   engine: EngineApi;
   operations: Operations;
   /** Runs what must not take effect twice: a repetition under the same key gets the first answer. */
-  once<T>(request: FastifyRequest, work: () => Promise<T>): Promise<T>;
+  once<T>(request: FastifyRequest, work: (once?: Once) => Promise<T>): Promise<T>;
   /** A body may stand still this long. */
   stallMs: number;
   /** Takes over a descriptor that the client has open. Throws NOT_PERMITTED, INVALID_ARGUMENT. */

@@ -1,41 +1,43 @@
 /**
  * Requests that must not take effect twice. A client that does not know whether its request arrived sends it again with
- * the same `idempotency-key`, and gets the answer of the first.
+ * the same `idempotency-key`, and gets the answer of the first: also from a daemon that was restarted meanwhile.
  */
 import type { FastifyRequest } from 'fastify';
+import type { EngineApi, Once } from '../../core/api.js';
 import { LayerdError } from '../../core/errors.js';
 import { sha256 } from '../../core/digest.js';
 
-interface Remembered {
-  /** What was asked, so that a key used for something else is noticed. */
+interface Running {
   request: string;
   answer: Promise<unknown>;
 }
 
-/** The newest so many answers are kept, for as long as the daemon runs. */
-const KEPT = 1024;
-
 export class OnceOnly {
-  private readonly answers = new Map<string, Remembered>();
+  private readonly engine: Pick<EngineApi, 'answered'>;
+  /** Requests that are worked on; what is finished the engine remembers. */
+  private readonly running = new Map<string, Running>();
 
-  /** Runs `work` unless this client's key was seen. Failures are not kept: trying again tries again. */
-  run<T>(request: FastifyRequest, uid: number | null, work: () => Promise<T>): Promise<T> {
-    const given = request.headers['idempotency-key'];
-    if (typeof given !== 'string') return work();
-    const key = `${uid ?? ''} ${given}`;
-    const asked = sha256(`${request.method} ${request.url}\n${JSON.stringify(request.body ?? null)}`);
-    const seen = this.answers.get(key);
-    if (seen === undefined) return this.remember(key, asked, work());
-    if (seen.request !== asked) throw reused(given);
-    return seen.answer as Promise<T>;
+  constructor(engine: Pick<EngineApi, 'answered'>) {
+    this.engine = engine;
   }
 
-  private remember<T>(key: string, request: string, answer: Promise<T>): Promise<T> {
-    this.answers.set(key, { request, answer });
-    answer.catch(() => this.answers.delete(key));
-    const [oldest] = this.answers.keys();
-    if (this.answers.size > KEPT && oldest !== undefined) this.answers.delete(oldest);
-    return answer;
+  /** Runs `work` unless this client's key was seen. Failures are not kept: trying again tries again. */
+  run<T>(request: FastifyRequest, uid: number | null, work: (once?: Once) => Promise<T>): Promise<T> {
+    const given = request.headers['idempotency-key'];
+    if (typeof given !== 'string') return work();
+    const once: Once = {
+      key: sha256(`${uid ?? ''} ${given}`),
+      request: sha256(`${request.method} ${request.url}\n${JSON.stringify(request.body ?? null)}`),
+    };
+    const seen = this.running.get(once.key) ?? this.engine.answered(once.key);
+    if (seen === undefined) return this.begin(once, work(once));
+    if (seen.request !== once.request) throw reused(given);
+    return Promise.resolve(seen.answer as T);
+  }
+
+  private begin<T>({ key, request }: Once, answer: Promise<T>): Promise<T> {
+    this.running.set(key, { request, answer });
+    return answer.finally(() => this.running.delete(key));
   }
 }
 

@@ -42,7 +42,7 @@ const MAX_JSON_BYTES = 1024 * 1024;
 export class HttpDoor {
   private readonly options: HttpDoorOptions;
   private readonly operations = new Operations();
-  private readonly once = new OnceOnly();
+  private readonly once: OnceOnly;
   private readonly metrics: DoorMetrics;
   private readonly peers = new WeakMap<Socket, Peer>();
   private readonly failures = new WeakMap<FastifyRequest, LayerdError>();
@@ -64,6 +64,7 @@ export class HttpDoor {
       connections: this.listener?.connections ?? 0,
       refused: this.listener?.refused ?? 0,
     }));
+    this.once = new OnceOnly(options.engine);
     this.context = {
       engine: options.engine,
       operations: this.operations,

@@ -1,7 +1,7 @@
 import { LayerdError } from '../../core/errors.js';
 import type { Digest } from '../../core/digest.js';
-import type { DriverName } from '../../core/words.js';
-import type { ContainerRow, ImageRow, SnapshotRow } from '../rows.js';
+import type { ContainerSummary, DriverName, MountResult } from '../../core/words.js';
+import type { ContainerRow, ImageRow } from '../rows.js';
 import type { Transaction } from './transaction.js';
 
 export interface NewContainer {
@@ -19,8 +19,8 @@ export interface NewContainer {
   sizeLimit: number | null;
 }
 
-/** Makes a container whose snapshot directory is there and durable known; returns when it was created. */
-export function addContainer(tx: Transaction, container: NewContainer): number {
+/** Makes a container whose snapshot directory is there and durable known. */
+export function addContainer(tx: Transaction, container: NewContainer): ContainerSummary {
   if (tx.sql.get('SELECT 1 FROM container WHERE name = ?', container.name) !== undefined) {
     throw new LayerdError('CONTAINER_EXISTS', `a container named ${container.name} exists`, {
       details: { name: container.name },
@@ -58,38 +58,53 @@ export function addContainer(tx: Transaction, container: NewContainer): number {
     tx.now,
   );
   tx.event('container.create', container.id, { name: container.name, image: container.image });
-  return tx.now;
+  const { id, name, imageId, image: asked, readOnly, labels, driver } = container;
+  return { id, name, imageId, image: asked, created: tx.now, readOnly, labels, mounts: 0, path: null, driver };
 }
 
-/** A mount at `path` is held, one is given back, or all of them are. */
-export type MountChange = { change: 1; path: string } | { change: -1 | 'none' };
+/** One more mount is held, at `path`. */
+export function countMount(tx: Transaction, { path, ...args }: MountArgs & { path: string }): MountResult {
+  const before = mountsHeld(tx, args);
+  const mounts = before + 1;
+  tx.sql.run('UPDATE container SET mounts = ?, boot = ?, path = ? WHERE id = ?', mounts, args.boot, path, args.id);
+  tx.event('container.mount', args.id, { mounts });
+  return { path, mounts };
+}
 
-/** Records that mounts changed; those of an earlier boot count for nothing. Returns the new count. */
-export function countMount(tx: Transaction, args: { id: string; boot: string } & MountChange): number {
-  const row = requireContainer(tx, args.id);
-  const before = row.boot === args.boot ? row.mounts : 0;
-  const mounts = args.change === 'none' ? 0 : Math.max(0, before + args.change);
-  const path = args.change === 1 ? args.path : row.path;
+/** One mount is given back, or all of them are. */
+export function countUnmount(tx: Transaction, { all, ...args }: MountArgs & { all: boolean }): { mounts: number } {
+  const before = mountsHeld(tx, args);
+  const mounts = all ? 0 : Math.max(0, before - 1);
   tx.sql.run(
-    'UPDATE container SET mounts = ?, boot = ?, path = ? WHERE id = ?',
+    'UPDATE container SET mounts = ?, boot = ?, path = iif(?, path, NULL) WHERE id = ?',
     mounts,
     args.boot,
-    mounts === 0 ? null : path,
+    mounts,
     args.id,
   );
-  if (before !== mounts) tx.event(mounts > before ? 'container.mount' : 'container.unmount', args.id, { mounts });
-  return mounts;
+  if (before !== mounts) tx.event('container.unmount', args.id, { mounts });
+  return { mounts };
 }
 
-/** Removes container and snapshot; returns the snapshot's directory, which is garbage from now on. */
-export function removeContainer(tx: Transaction, args: { id: string }): { dir: string } {
+/** `boot` is the present one. */
+interface MountArgs {
+  id: string;
+  boot: string;
+}
+
+/** Those of an earlier boot are gone. */
+function mountsHeld(tx: Transaction, { id, boot }: MountArgs): number {
+  const row = requireContainer(tx, id);
+  return row.boot === boot ? row.mounts : 0;
+}
+
+/** Removes container and snapshot, whose directory is garbage from now on. */
+export function removeContainer(tx: Transaction, args: { id: string }): { id: string } {
   const row = requireContainer(tx, args.id);
-  const snapshot = tx.sql.get<SnapshotRow>('SELECT * FROM snapshot WHERE id = ?', row.snapshot_id);
-  if (snapshot === undefined) throw new LayerdError('INTERNAL', `container ${args.id} has no snapshot`);
   tx.sql.run('DELETE FROM container WHERE id = ?', row.id);
-  tx.sql.run('DELETE FROM snapshot WHERE id = ?', snapshot.id);
+  tx.sql.run('DELETE FROM snapshot WHERE id = ?', row.snapshot_id);
   tx.event('container.delete', row.id, { name: row.name });
-  return { dir: snapshot.dir };
+  return { id: row.id };
 }
 
 function requireContainer(tx: Transaction, id: string): ContainerRow {

@@ -1,7 +1,7 @@
 /** Every operation of the writer, by name. */
 import { extendChain } from './chains.js';
 import { collect } from './collect.js';
-import { addContainer, countMount, removeContainer } from './containers.js';
+import { addContainer, countMount, countUnmount, removeContainer } from './containers.js';
 import { ping, recordEvent, trimEvents } from './events.js';
 import { addImage, removeImage, tagImage } from './images.js';
 import {
@@ -33,6 +33,7 @@ export const operations = {
   removeImage,
   addContainer,
   countMount,
+  countUnmount,
   removeContainer,
   addLease,
   updateLease,
@@ -52,7 +53,7 @@ export const operations = {
  * Operations whose effect a power cut ends anyway, as it ends the mounts that they count: their commit need not wait for
  * the disk. It outlives the process all the same.
  */
-export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set(['countMount', 'ping']);
+export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set(['countMount', 'countUnmount', 'ping']);
 
 export type OperationName = keyof typeof operations;
 export type OperationArgs<K extends OperationName> = Parameters<(typeof operations)[K]>[1];

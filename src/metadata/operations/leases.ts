@@ -1,5 +1,6 @@
 import type { Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
+import type { Lease } from '../../core/words.js';
 import type { ImageRow, LayerRow } from '../rows.js';
 import { requireLease } from './layers.js';
 import type { Transaction } from './transaction.js';
@@ -14,7 +15,7 @@ export interface NewLease {
 }
 
 /** Protects images and layers from collection until it is released or expires. */
-export function addLease(tx: Transaction, lease: NewLease): void {
+export function addLease(tx: Transaction, lease: NewLease): Lease {
   if (tx.sql.get('SELECT 1 FROM lease WHERE id = ?', lease.id) !== undefined) {
     throw new LayerdError('LEASE_EXISTS', `lease ${lease.id} exists`, {
       details: { lease: lease.id },
@@ -30,6 +31,8 @@ export function addLease(tx: Transaction, lease: NewLease): void {
     lease.expires,
   );
   for (const digest of lease.holds) hold(tx, lease.id, digest);
+  const { id, labels, expires, holds } = lease;
+  return { id, created: tx.now, expires, labels, holds: [...new Set(holds)] };
 }
 
 /** Adds what it protects; `expires` undefined leaves the time as it is. */

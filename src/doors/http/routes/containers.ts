@@ -21,7 +21,7 @@ const forced = options<Forced>({ force: yes });
 export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
   app.post<{ Body: CreateBody }>('/v1/containers', { schema: createSchema }, async (request, reply) => {
     const { image, ...rest } = request.body;
-    const container = await door.once(request, () => door.engine.createContainer(image, rest));
+    const container = await door.once(request, (once) => door.engine.createContainer(image, rest, once));
     return reply.code(201).send(container);
   });
   app.get(
@@ -44,12 +44,12 @@ export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: object<{ id: string }>({ id: text }),
       }),
     },
-    (request) => door.once(request, () => door.engine.removeContainer(request.params.name, request.query)),
+    (request) => door.once(request, (once) => door.engine.removeContainer(request.params.name, request.query, once)),
   );
   app.post<{ Params: Named }>(
     '/v1/containers/:name/mount',
     { schema: route('Mount the merged root; n mounts need n unmounts', { tag, params, answer: ref('MountResult') }) },
-    async (request) => door.once(request, () => door.engine.mount(request.params.name)),
+    async (request) => door.once(request, (once) => door.engine.mount(request.params.name, once)),
   );
   app.get<{ Params: Named }>(
     '/v1/containers/:name/mounts',
@@ -72,7 +72,7 @@ export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: object<{ mounts: number }>({ mounts: natural }),
       }),
     },
-    async (request) => door.once(request, () => door.engine.unmount(request.params.name, request.query)),
+    async (request) => door.once(request, (once) => door.engine.unmount(request.params.name, request.query, once)),
   );
   contentRoutes(app, door);
 }

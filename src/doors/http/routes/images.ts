@@ -58,7 +58,7 @@ export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: ref('ImageSummary'),
       }),
     },
-    (request) => door.once(request, () => door.engine.tag(request.params.name, request.body.target)),
+    (request) => door.engine.tag(request.params.name, request.body.target),
   );
   app.delete<{ Params: Named; Querystring: { force?: boolean } }>(
     '/v1/images/:name',
@@ -70,7 +70,7 @@ export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: ref('RemovedImage'),
       }),
     },
-    (request) => door.once(request, () => door.engine.removeImage(request.params.name, request.query)),
+    (request) => door.once(request, (once) => door.engine.removeImage(request.params.name, request.query, once)),
   );
   archiveRoutes(app, door);
 }

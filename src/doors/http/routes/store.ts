@@ -109,7 +109,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
       }),
     },
     async (request, reply) => {
-      const lease: Lease = await door.once(request, () => door.engine.createLease(request.body ?? {}));
+      const lease: Lease = await door.once(request, (once) => door.engine.createLease(request.body ?? {}, once));
       return reply.code(201).send(lease);
     },
   );
@@ -126,7 +126,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
         answer: ref('Lease'),
       }),
     },
-    (request) => door.once(request, () => door.engine.updateLease(request.params.id, request.body)),
+    (request) => door.engine.updateLease(request.params.id, request.body),
   );
   app.delete<{ Params: { id: string } }>(
     '/v1/leases/:id',
@@ -138,7 +138,7 @@ function leaseRoutes(app: FastifyInstance, door: DoorContext): void {
       }),
     },
     async (request, reply) => {
-      await door.once(request, () => door.engine.removeLease(request.params.id));
+      await door.once(request, (once) => door.engine.removeLease(request.params.id, once));
       return reply.code(204).send();
     },
   );
