@@ -220,10 +220,9 @@ describe('requests and answers', () => {
 });
 
 describe('repeated requests', () => {
-  const key = { 'idempotency-key': 'k1' };
-
   it('take effect once under one key', async () => {
     const { socket, engine } = await withImage();
+    const key = { 'idempotency-key': 'k1' };
     const json = { image: 'base', name: 'c' };
     const first = await ask(socket, 'POST', '/v1/containers', { json, headers: key });
     const again = await ask(socket, 'POST', '/v1/containers', { json, headers: key });
@@ -240,11 +239,12 @@ describe('repeated requests', () => {
 
   it('are tried again after a failure, and a key is not for two requests', async () => {
     const { socket } = await withImage();
+    const key = { 'idempotency-key': 'k3' };
     expect((await ask(socket, 'POST', '/v1/containers', { json: { image: 'no' }, headers: key })).status).toBe(404);
     await sleep(1);
     expect((await ask(socket, 'POST', '/v1/containers', { json: { image: 'base' }, headers: key })).status).toBe(201);
     const other = await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'x' }, headers: key });
-    expect(JSON.parse(other.text)).toMatchObject({ code: 'INVALID_ARGUMENT', details: { key: 'k1' } });
+    expect(JSON.parse(other.text)).toMatchObject({ code: 'INVALID_ARGUMENT', details: { key: 'k3' } });
   });
 });
 
