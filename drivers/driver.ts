@@ -20,6 +20,7 @@
  *    private xattrs never come from a tar, a real 0/0 device in a tar is never made.
  *  - It imports content/, tar/, linux/ and core/ only: no metadata, no store, no other driver.
  */
+import { LayerdError } from '../src/core/errors.js';
 import type { Digest } from '../src/core/digest.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../src/core/words.js';
 import type { DriverOptions } from '../src/core/engine-config.js';
@@ -42,12 +43,23 @@ export interface StoredLayer {
   opaqueRoot: boolean;
 }
 
+/** A snapshot's upper that was committed as it is, at `s/DIR`: it lies in stacks as a layer does, and is none (yet). */
+export interface CommittedUpper {
+  driver: 'upper';
+  dir: string;
+  /** As a layer's. */
+  opaqueRoot: boolean;
+}
+
+/** What a snapshot may lie on. */
+export type Lower = StoredLayer | CommittedUpper;
+
 /** A snapshot as its row pins it. */
 export interface SnapshotSpec {
   /** Name of its directory below `s/`, and of its mount point below `m/`. */
   dir: string;
-  /** Bottom first; may be empty. */
-  stack: readonly StoredLayer[];
+  /** Bottom first; may be empty. Committed uppers are for drivers whose snapshots can be {@link SnapshotKeeper.seal}ed. */
+  stack: readonly Lower[];
   /** As the topmost layer that lists its root has them. */
   root: RootAttributes;
   readOnly: boolean;
@@ -149,10 +161,24 @@ export interface SnapshotKeeper {
   root(spec: SnapshotSpec): ByteSource;
   /** Waits until what the container wrote so far is on disk. */
   sync(spec: SnapshotSpec): void;
+  /**
+   * The upper is to be a lower, as it lies there: says what a stack needs to know of it. `sync`: what was written is durable
+   * when this returns. `root`: for an upper that was made as if upon nothing and comes to lie on a stack whose root has
+   * these attributes; where it was left as it was made, it takes them. Only where a snapshot is an upper over lowers.
+   */
+  seal?(spec: SnapshotSpec, options: { sync: boolean; root: RootAttributes | null }): SealedUpper;
+  /** Whether anything in a sealed upper was changed after that moment (microseconds since the epoch). */
+  changedSince?(spec: SnapshotSpec, micros: number): boolean;
   /** Bytes (allocated) and inodes of what the snapshot holds for itself. */
   usage(spec: SnapshotSpec): Usage;
   /** Takes back what keeps `s/DIR` from being renamed and unlinked: mounts. Idempotent. */
   release(spec: SnapshotSpec, options: { force: boolean }): void;
+}
+
+/** What {@link SnapshotKeeper.seal} says of an upper. */
+export interface SealedUpper {
+  root: RootAttributes;
+  opaqueRoot: boolean;
 }
 
 /** Drivers whose snapshots need a tree of the whole chain keep it as a cache below `t/`. */
@@ -160,7 +186,7 @@ export interface TreeKeeper {
   /** Makes (or finds) the tree of this stack; returns the directory's name below `t/`. */
   ensure(stack: readonly StoredLayer[]): Promise<string>;
   /** Names below `t/` that the given stacks need; everything else there may go. */
-  names(stacks: readonly (readonly StoredLayer[])[]): Set<string>;
+  names(stacks: readonly (readonly Lower[])[]): Set<string>;
   /** Takes back what keeps `t/NAME` from being renamed and unlinked: mounts. Idempotent; no snapshot needs it any more. */
   release(name: string): void;
 }
@@ -197,6 +223,21 @@ export interface DriverModule {
   /** Really tries (a mount of a tiny layer) below the given places; leaves nothing behind. */
   probe(places: Places, options: DriverOptions): ProbeResult;
   create(context: DriverContext): Driver;
+}
+
+/** The layers of a stack. Throws DRIVER_UNSUPPORTED where committed uppers are among them. */
+export function onlyLayers(stack: readonly Lower[]): StoredLayer[] {
+  return stack.map((lower) => {
+    if (lower.driver !== 'upper') return lower;
+    throw new LayerdError(
+      'DRIVER_UNSUPPORTED',
+      'this driver makes trees of layers, and a committed upper is none yet',
+      {
+        details: { upper: lower.dir },
+        hint: 'Wait until it is a layer, or use overlay2 or erofs.',
+      },
+    );
+  });
 }
 
 /** A path of a layer, resolved by content/: no leading slash, no `.` or `..`, no symbolic link on the way. */

@@ -14,11 +14,13 @@ import { createPlainDirectory, setAttributes } from '../src/content/node-writer.
 import type { ByteSource } from '../src/content/source.js';
 import { tarOfTree } from '../src/content/tree-tar.js';
 import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
-import { bytesOf, toBuffer } from '../src/core/bytes.js';
+import { OPAQUE_MARK } from '../src/content/overlay-marks.js';
+import { publicXattrs } from '../src/content/tree-tar-writer.js';
+import { bytesOf, fromBuffer, toBuffer } from '../src/core/bytes.js';
 import { LayerdError } from '../src/core/errors.js';
 import type { Change, MountInstruction, Usage } from '../src/core/words.js';
 import { syncPath } from '../src/disk/sync.js';
-import { measureTree } from '../src/disk/usage.js';
+import { measureTree, newestChange } from '../src/disk/usage.js';
 import { AT_FDCWD, close, fdPath } from '../src/linux/files.js';
 import { MOUNT_DATA_MAX } from '../src/linux/mount.js';
 import { isMountPoint, removeMountPoint } from '../src/linux/mount-point.js';
@@ -27,10 +29,13 @@ import {
   OVERLAY_MAX_LOWERS,
   overlayMount,
   overlayMountAt,
+  overlayParameter,
   type OverlaySpec,
 } from '../src/linux/overlay.js';
+import { statFd } from '../src/linux/stat.js';
 import { syncfs } from '../src/linux/sync.js';
-import type { DriverContext, RootAttributes, SnapshotKeeper, SnapshotSpec, StoredLayer } from './driver.js';
+import { getXattr } from '../src/linux/xattr.js';
+import type { DriverContext, Lower, RootAttributes, SealedUpper, SnapshotKeeper, SnapshotSpec } from './driver.js';
 
 export class OverlaySnapshots implements SnapshotKeeper {
   private readonly context: DriverContext;
@@ -63,7 +68,9 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   instructions(spec: SnapshotSpec): MountInstruction[] {
     const { lowers, upper, work, options } = this.overlay(spec);
-    const settings = Object.entries(options).map(([key, value]) => (value === true ? key : `${key}=${value}`));
+    const settings = Object.entries(options)
+      .filter(([key, value]) => !isUsual(key, value))
+      .map(([key, value]) => (value === true ? key : `${key}=${value}`));
     const directories = [
       ...(upper === undefined || work === undefined
         ? []
@@ -131,6 +138,24 @@ export class OverlaySnapshots implements SnapshotKeeper {
     }
   }
 
+  seal(spec: SnapshotSpec, options: { sync: boolean; root: RootAttributes | null }): SealedUpper {
+    const upper = this.directory(spec, UPPER);
+    const fd = openSync(upper, 'r');
+    try {
+      if (options.root !== null && isRoot(rootAttributes(fd), spec.root)) {
+        setAttributes(AT_FDCWD, bytesOf(upper), rootNode({ ...options.root, mtime: statFd(fd).mtime }));
+      }
+      if (options.sync) syncfs(fd);
+      return { root: rootAttributes(fd), opaqueRoot: getXattr(fd, OPAQUE_MARK)?.toString('latin1') === 'y' };
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  changedSince(spec: SnapshotSpec, micros: number): boolean {
+    return newestChange(this.directory(spec, UPPER)) > micros;
+  }
+
   usage(spec: SnapshotSpec): Usage {
     const { disk, inodes } = measureTree(this.context.places.snapshot(spec.dir));
     return { bytes: disk, inodes };
@@ -189,7 +214,8 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   /** Top first. */
   private lowers(spec: SnapshotSpec): string[] {
-    return visibleLayers(spec.stack).map((layer) => {
+    return visibleLowers(spec.stack).map((layer) => {
+      if (layer.driver === 'upper') return join(this.context.places.snapshot(layer.dir), UPPER);
       const lower = this.context.keeperOf(layer).lower(layer);
       if (lower !== null) return lower;
       throw new LayerdError('DRIVER_UNSUPPORTED', `a layer kept by ${layer.driver} cannot be a lower of an overlay`, {
@@ -220,9 +246,18 @@ const UPPER = 'u';
 const WORK = 'w';
 const EMPTY = 'e';
 
+/**
+ * Whether an option need not be said to who mounts by a string: BuildKit reads overlay mounts of containerd, and takes its
+ * slow way where it does not know an option. It knows `index=off` and `redirect_dir`.
+ */
+function isUsual(key: string, value: string | true): boolean {
+  if (key === 'xino') return value !== 'on';
+  return key === 'metacopy' && overlayParameter('metacopy') === 'N';
+}
+
 /** Top first. What lies below an opaque root does not show; a layer that comes twice shows where it is topmost. */
-function visibleLayers(stack: readonly StoredLayer[]): StoredLayer[] {
-  const layers = new Map<string, StoredLayer>();
+function visibleLowers(stack: readonly Lower[]): Lower[] {
+  const layers = new Map<string, Lower>();
   for (const layer of stack.toReversed()) {
     if (!layers.has(layer.dir)) layers.set(layer.dir, layer);
     if (layer.opaqueRoot) break;
@@ -236,14 +271,26 @@ function rootNode({ xattrs, ...attributes }: RootAttributes): LayerNode {
   return Object.assign(new LayerNode('directory', -1), attributes, { xattrs: values });
 }
 
+function rootAttributes(fd: number): RootAttributes {
+  const { mode, uid, gid, mtime } = statFd(fd);
+  const xattrs = [...(publicXattrs(fd) ?? [])].map(([name, value]) => [name, fromBuffer(value)] as const);
+  return { mode: mode & 0o7777, uid, gid, mtime, ...(xattrs.length === 0 ? {} : { xattrs }) };
+}
+
+/** Whether nobody changed owner, mode or xattrs of a root. */
+function isRoot(found: RootAttributes, made: RootAttributes): boolean {
+  const same = found.mode === made.mode && found.uid === made.uid && found.gid === made.gid;
+  return same && JSON.stringify(found.xattrs ?? []) === JSON.stringify(made.xattrs ?? []);
+}
+
 function noSizeLimit(): LayerdError {
   return new LayerdError('DRIVER_UNSUPPORTED', 'this driver cannot limit the size of a container', {
     hint: 'Leave the size limit out.',
   });
 }
 
-function checkDepth(stack: readonly StoredLayer[]): void {
-  const depth = visibleLayers(stack).length;
+function checkDepth(stack: readonly Lower[]): void {
+  const depth = visibleLowers(stack).length;
   if (depth <= OVERLAY_MAX_LOWERS) return;
   throw new LayerdError('LAYER_LIMIT', `overlay holds ${OVERLAY_MAX_LOWERS} layers at most, the image has ${depth}`, {
     details: { limit: OVERLAY_MAX_LOWERS, found: depth },

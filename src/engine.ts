@@ -33,6 +33,7 @@ import { Collector } from './store/collector.js';
 import { Containers } from './store/containers.js';
 import type { StoreContext } from './store/context.js';
 import { Discards } from './store/discards.js';
+import { Conversions } from './store/conversions.js';
 import { DiskReporter } from './store/disk-report.js';
 import { EventLog } from './store/event-log.js';
 import { Explainer } from './store/why.js';
@@ -41,6 +42,9 @@ import { Leases } from './store/leases.js';
 import { LayerListing } from './store/listing.js';
 import { Migrator } from './store/migrator.js';
 import { StoreMetrics } from './store/metrics.js';
+import { SnapshotBytes } from './store/snapshot-bytes.js';
+import { SnapshotDirectories } from './store/snapshot-directories.js';
+import { Snapshots } from './store/snapshots.js';
 import { Stock } from './store/stock.js';
 import { recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
@@ -82,6 +86,10 @@ export class Engine implements EngineApi {
   private readonly containerStore: Containers;
   private readonly leaseStore: Leases;
   private readonly migrator: Migrator;
+  /** Snapshots that doors name. */
+  readonly snapshots: Snapshots;
+  /** Makes layers of what doors committed as it lay there. */
+  readonly conversions: Conversions;
   private readonly collector: Collector;
   private readonly checker: Checker;
   private readonly diskReporter: DiskReporter;
@@ -106,9 +114,17 @@ export class Engine implements EngineApi {
     this.listing = new LayerListing(context);
     this.leaseStore = new Leases(context);
     const trees = new Trees(context);
-    const directories = { trees, discards: new Discards(context), stock: new Stock(context) };
-    this.containerStore = new Containers(context, directories);
+    const background = { trees, discards: new Discards(context), stock: new Stock(context) };
+    const bytes = new SnapshotBytes(context, this.layerStore);
+    const directories = new SnapshotDirectories(context, background);
+    this.containerStore = new Containers(context, { ...background, bytes, directories });
     const chains = new Chains(context, this.layerStore);
+    this.collector = new Collector(context, background, collectorSettings(config));
+    const removed = () => this.collector.soon();
+    const layerParts = { layers: this.layerStore, leases: this.leaseStore, chains, removed };
+    this.conversions = new Conversions(context, layerParts);
+    const { conversions } = this;
+    this.snapshots = new Snapshots(context, { ...background, ...layerParts, bytes, directories, conversions });
     this.imageStore = new Images(context, chains);
     this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
     this.archives = lazily(() =>
@@ -124,7 +140,6 @@ export class Engine implements EngineApi {
       this.closeRegistries = () => remotes.registries.close();
       return remotes;
     });
-    this.collector = new Collector(context, directories, collectorSettings(config));
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
     this.explainer = new Explainer(context);
@@ -193,6 +208,7 @@ export class Engine implements EngineApi {
   async close(): Promise<void> {
     this.loopDelay.disable();
     this.eventLog.close();
+    await this.conversions.close();
     await this.collector.close();
     await this.closeRegistries();
     await this.context.pool.close();

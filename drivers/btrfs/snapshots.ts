@@ -7,14 +7,14 @@ import { bytesOf, joinBytes, type ByteString } from '../../src/core/bytes.js';
 import type { Usage } from '../../src/core/words.js';
 import { createSnapshot, enableQuota, limitExclusive, subvolumeId, subvolumeUsage } from '../../src/linux/btrfs.js';
 import { syncfs } from '../../src/linux/sync.js';
-import type { SnapshotSpec } from '../driver.js';
+import { onlyLayers, type SnapshotSpec } from '../driver.js';
 import type { Disk } from '../trees/disk.js';
 import { TreeSnapshots } from '../trees/tree-snapshots.js';
 import { withDirectory } from './directory.js';
 
 export class BtrfsSnapshots extends TreeSnapshots {
   async create(spec: SnapshotSpec): Promise<void> {
-    const tree = await this.trees.root(spec.stack);
+    const tree = await this.trees.root(onlyLayers(spec.stack));
     const directory = this.context.places.snapshot(spec.dir);
     mkdirSync(directory, { mode: 0o700 });
     withDirectory(directory, (parent) => {
@@ -30,7 +30,7 @@ export class BtrfsSnapshots extends TreeSnapshots {
   /** What is not shared with the chain's tree: as quota counts it, else the whole files that were touched. */
   usage(spec: SnapshotSpec): Usage {
     const disk = this.tools.openDisk(this.path(spec));
-    const pristine = this.tools.openDisk(this.trees.rootOf(spec.stack));
+    const pristine = this.tools.openDisk(this.trees.rootOf(onlyLayers(spec.stack)));
     try {
       const touched = touchedBelow(disk, this.untouchedSince(spec, pristine));
       return { bytes: this.exclusive(spec) ?? touched.bytes, inodes: touched.inodes };

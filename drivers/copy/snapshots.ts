@@ -11,7 +11,7 @@ import type { ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
 import type { Usage } from '../../src/core/words.js';
 import { measureTree } from '../../src/disk/usage.js';
-import type { SnapshotSpec } from '../driver.js';
+import { onlyLayers, type SnapshotSpec } from '../driver.js';
 import { CLOCK_TICK_MS, type Disk } from '../trees/disk.js';
 import { materialize, payloadsFromTree, walkMerged } from '../trees/materialize.js';
 import { TreeSnapshots } from '../trees/tree-snapshots.js';
@@ -19,8 +19,8 @@ import { TreeSnapshots } from '../trees/tree-snapshots.js';
 export class CopySnapshots extends TreeSnapshots {
   async create(spec: SnapshotSpec): Promise<void> {
     if (spec.sizeLimit !== null) throw noSizeLimit();
-    const merged = await this.trees.merged(spec.stack);
-    const tree = this.tools.openDisk(await this.trees.root(spec.stack));
+    const merged = await this.trees.merged(onlyLayers(spec.stack));
+    const tree = this.tools.openDisk(await this.trees.root(onlyLayers(spec.stack)));
     const directory = this.context.places.snapshot(spec.dir);
     this.tools.makeDirectory(directory);
     this.tools.makeDirectory(this.path(spec));

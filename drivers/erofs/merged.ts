@@ -15,7 +15,7 @@ import { mergeTrees, type MergedNode } from '../../src/content/merge.js';
 import { isErrno } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
 import { syncPath } from '../../src/disk/sync.js';
-import type { StoredLayer, TreeKeeper } from '../driver.js';
+import type { Lower, StoredLayer, TreeKeeper } from '../driver.js';
 import { emitImage, isWholeIndex, scanTarFile, writePieces, type IndexedLayer } from './index-file.js';
 import type { IndexSource } from './index-writer.js';
 import { layerFiles } from './layer-files.js';
@@ -33,23 +33,27 @@ export interface MergedLayer extends StoredLayer {
   stack: readonly StoredLayer[];
 }
 
-export function isMergedLayer(layer: StoredLayer): layer is MergedLayer {
+export function isMergedLayer(layer: Lower): layer is MergedLayer {
   return 'stack' in layer;
 }
 
 /** The stack as overlay is to get it: one merged layer where it is deep and all erofs', else itself. */
-export function foldStack(stack: readonly StoredLayer[]): readonly StoredLayer[] {
+export function foldStack(stack: readonly Lower[]): readonly Lower[] {
   const visible = stack.slice(
     Math.max(
       0,
       stack.findLastIndex(({ opaqueRoot }) => opaqueRoot),
     ),
   );
+  if (visible.length <= MERGE_ABOVE || !visible.every(isOurs)) return stack;
   const top = visible.at(-1);
-  if (top === undefined || visible.length <= MERGE_ABOVE) return stack;
-  if (visible.some(({ driver }) => driver !== 'erofs')) return stack;
+  if (top === undefined) return stack;
   const merged: MergedLayer = { ...top, dir: nameOf(visible), opaqueRoot: true, stack: visible };
   return [merged];
+}
+
+function isOurs(lower: Lower): lower is StoredLayer {
+  return lower.driver === 'erofs';
 }
 
 export class MergedStacks implements TreeKeeper {
@@ -86,7 +90,7 @@ export class MergedStacks implements TreeKeeper {
   }
 
   /** Only stacks that {@link foldStack} folds need an index. */
-  names(stacks: readonly (readonly StoredLayer[])[]): Set<string> {
+  names(stacks: readonly (readonly Lower[])[]): Set<string> {
     const layers = stacks.flatMap((stack) => foldStack(stack)).filter(isMergedLayer);
     return new Set(layers.map(({ dir }) => dir));
   }

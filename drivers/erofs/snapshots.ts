@@ -1,6 +1,6 @@
 import type { ByteSource } from '../../src/content/source.js';
 import type { Change, MountInstruction, Usage } from '../../src/core/words.js';
-import type { DriverContext, SnapshotKeeper, SnapshotSpec } from '../driver.js';
+import type { DriverContext, RootAttributes, SealedUpper, SnapshotKeeper, SnapshotSpec } from '../driver.js';
 import { OverlaySnapshots } from '../overlay-snapshots.js';
 import { foldStack, isMergedLayer, type MergedStacks } from './merged.js';
 
@@ -50,6 +50,14 @@ export class ErofsSnapshots implements SnapshotKeeper {
 
   sync(spec: SnapshotSpec): void {
     this.overlay.sync(spec);
+  }
+
+  seal(spec: SnapshotSpec, options: { sync: boolean; root: RootAttributes | null }): SealedUpper {
+    return this.overlay.seal(spec, options);
+  }
+
+  changedSince(spec: SnapshotSpec, micros: number): boolean {
+    return this.overlay.changedSince(spec, micros);
   }
 
   usage(spec: SnapshotSpec): Usage {

@@ -7,7 +7,7 @@ import { mergeTrees, type MergedNode } from '../../src/content/merge.js';
 import type { ByteSource } from '../../src/content/source.js';
 import { isErrno } from '../../src/core/errors.js';
 import type { DriverName } from '../../src/core/words.js';
-import type { DriverContext, StoredLayer, TreeKeeper } from '../driver.js';
+import { onlyLayers, type DriverContext, type Lower, type StoredLayer, type TreeKeeper } from '../driver.js';
 import type { TreeTools } from './tools.js';
 
 /**
@@ -40,8 +40,8 @@ export abstract class ChainTrees implements TreeKeeper {
     return this.rootOf(stack);
   }
 
-  names(stacks: readonly (readonly StoredLayer[])[]): Set<string> {
-    return new Set(stacks.map((stack) => this.nameOf(stack)));
+  names(stacks: readonly (readonly Lower[])[]): Set<string> {
+    return new Set(stacks.map((stack) => this.nameOf(onlyLayers(stack))));
   }
 
   release(): void {

@@ -9,7 +9,7 @@ import type { ByteSource } from '../../src/content/source.js';
 import { changeOf } from '../../src/content/upper.js';
 import type { ByteString } from '../../src/core/bytes.js';
 import type { Change, MountInstruction, Usage } from '../../src/core/words.js';
-import type { DriverContext, SnapshotKeeper, SnapshotSpec } from '../driver.js';
+import { onlyLayers, type DriverContext, type SnapshotKeeper, type SnapshotSpec } from '../driver.js';
 import type { ChainTrees } from './chain-trees.js';
 import { compare, type Finding } from './changes.js';
 import type { Disk } from './disk.js';
@@ -96,8 +96,8 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
 
   /** All paths of the container, held against its image. */
   private async findings(spec: SnapshotSpec): Promise<Finding[]> {
-    const merged = await this.trees.merged(spec.stack);
-    const pristine = this.tools.openDisk(await this.trees.root(spec.stack));
+    const merged = await this.trees.merged(onlyLayers(spec.stack));
+    const pristine = this.tools.openDisk(await this.trees.root(onlyLayers(spec.stack)));
     const disk = this.tools.openDisk(this.path(spec));
     try {
       return compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine, merged) });

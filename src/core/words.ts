@@ -233,7 +233,7 @@ export interface GcOptions {
 export interface GcReport {
   dryRun: boolean;
   removed: {
-    kind: 'image' | 'layer' | 'tree' | 'lease' | 'blob' | 'partial';
+    kind: 'image' | 'layer' | 'snapshot' | 'tree' | 'lease' | 'blob' | 'partial';
     id: string;
     bytes: number;
     why: string;
@@ -298,7 +298,7 @@ export interface MigrateReport {
 export interface DiskReport {
   total: number;
   rows: {
-    kind: 'layer' | 'container' | 'tree' | 'blob' | 'partial' | 'trash' | 'metadata' | 'staging' | 'other';
+    kind: 'layer' | 'container' | 'snapshot' | 'tree' | 'blob' | 'partial' | 'trash' | 'metadata' | 'staging' | 'other';
     id: string;
     bytes: number;
     inodes: number;
@@ -315,7 +315,7 @@ export interface DiskReport {
 
 export interface WhyReport {
   subject: string;
-  kind: 'image' | 'layer' | 'chain' | 'container' | 'file' | 'unknown';
+  kind: 'image' | 'layer' | 'chain' | 'container' | 'snapshot' | 'file' | 'unknown';
   /** Chains of reasons, each from the subject to a root. */
   paths: string[][];
   conclusion: string;
@@ -347,6 +347,7 @@ export interface EngineEvent {
     | 'container.unmount'
     | 'container.commit'
     | 'container.delete'
+    | 'snapshot.changed'
     | 'gc.run'
     | 'store.recover'
     | 'store.check'

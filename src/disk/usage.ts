@@ -18,10 +18,19 @@ export function measureTree(path: string): Measure {
   return linuxAvailable().available ? measureByDescriptor(path) : measureByPath(path);
 }
 
+/** When an inode of `path`, or of what is below it, was last changed (ctime): microseconds since the epoch, rounded up. */
+export function newestChange(path: string): number {
+  let newest = 0;
+  eachInode(path, ({ ctime }) => {
+    newest = Math.max(newest, ctime.sec * 1e6 + Math.ceil(ctime.nsec / 1000));
+  });
+  return newest;
+}
+
 function measureByDescriptor(path: string): Measure {
   const total: Measure = { disk: 0, inodes: 0 };
   const linked = new Set<string>();
-  const count = (stat: FileStat): void => {
+  eachInode(path, (stat) => {
     if (stat.nlink > 1 && stat.kind !== 'directory') {
       // subvolumes of btrfs number their inodes by themselves
       const inode = `${stat.dev.major}:${stat.dev.minor}:${stat.ino}`;
@@ -30,14 +39,19 @@ function measureByDescriptor(path: string): Measure {
     }
     total.disk += stat.blocks * 512;
     total.inodes += 1;
-  };
+  });
+  return total;
+}
+
+/** Every name of the tree but those that vanish meanwhile; other mounts are left out. */
+function eachInode(path: string, tell: (stat: FileStat) => void): void {
   const visit = (dirFd: number): void => {
     const own = statFd(dirFd);
-    count(own);
+    tell(own);
     for (const { name, kind } of readDirectory(dirFd)) {
       const stat = kind === 'directory' ? null : tryStatAt(dirFd, name);
       if (stat !== null && stat.kind !== 'directory') {
-        count(stat);
+        tell(stat);
         continue;
       }
       const fd = tryOpenat(dirFd, name, OPEN);
@@ -55,7 +69,6 @@ function measureByDescriptor(path: string): Measure {
   } finally {
     close(fd);
   }
-  return total;
 }
 
 /** Without system calls of our own: paths up to PATH_MAX. */

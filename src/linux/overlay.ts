@@ -5,7 +5,7 @@
  *  - 'mount': mount(2) with one page of options, on kernels before.
  * Paths are text (of the configuration), not bytes of archives.
  */
-import { mkdtempSync, rmdirSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { bytesOf, type ByteString } from '../core/bytes.js';
@@ -225,4 +225,14 @@ function optionString(spec: OverlaySpec, name: (path: string) => ByteString): By
 /** A path as it may stand in an option string of overlay. */
 export function escapeOption(path: string): string {
   return path.replaceAll(/[\\:,]/g, (char) => `\\${char}`);
+}
+
+/** What the kernel does where a mount does not say (`Y`, `N`); null where it has no such parameter, or overlay is not loaded. */
+export function overlayParameter(name: string): string | null {
+  try {
+    return readFileSync(`/sys/module/overlay/parameters/${name}`, 'latin1').trim();
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return null;
+    throw thrown;
+  }
 }

@@ -22,9 +22,11 @@ export function openWriter(path: string): Database.Database {
     db.pragma(`busy_timeout = ${BUSY_MS}`);
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = FULL');
-    db.pragma('foreign_keys = ON');
     db.function('candidate_since', () => candidateClock.since);
+    // a migration may make a table anew that others refer to
+    db.pragma('foreign_keys = OFF');
     migrate(db);
+    db.pragma('foreign_keys = ON');
     if (fresh) syncDirectories(path);
     return db;
   } catch (thrown) {
@@ -55,9 +57,20 @@ function migrate(db: Database.Database): void {
     if (index < version) continue;
     db.transaction(() => {
       db.exec(migration);
+      refuseDangling(db, index + 1);
       db.pragma(`user_version = ${index + 1}`);
     }).immediate();
   }
+}
+
+function refuseDangling(db: Database.Database, version: number): void {
+  const [broken] = db.pragma('foreign_key_check') as { table: string; parent: string }[];
+  if (broken === undefined) return;
+  throw new LayerdError(
+    'STORE_DAMAGED',
+    `a row of ${broken.table} refers to a missing row of ${broken.parent}: schema ${version} was not taken`,
+    { details: broken, hint: 'Restore a backup of the database; nothing was changed.' },
+  );
 }
 
 /** A new database's name must survive a power cut as its content does. */

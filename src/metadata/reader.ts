@@ -1,6 +1,6 @@
 import type { KeptAnswer } from '../core/api.js';
 import { isDigest, type Digest } from '../core/digest.js';
-import type { Lease } from '../core/words.js';
+import type { DriverName, Lease } from '../core/words.js';
 import { openReader } from './database.js';
 import type {
   BlobRow,
@@ -11,12 +11,13 @@ import type {
   ImageRow,
   LayerRow,
   LeaseRow,
+  LowerRow,
   PartialRow,
   PlacedChainRow,
   RemoteBlobRow,
-  SnapshotRow,
   StackedRow,
 } from './rows.js';
+import { SnapshotReader } from './snapshot-reader.js';
 import { Sql } from './sql.js';
 
 const STACKED = `stored_layer.*, layer.diff_id, layer.size, layer.opaque_root, layer.root
@@ -32,7 +33,7 @@ const STACK_WALK = `
 /** A container with the snapshot it is. */
 export type ContainerWithSnapshot = ContainerRow & {
   dir: string;
-  driver: SnapshotRow['driver'];
+  driver: DriverName;
   chain_id: number | null;
   stack_id: number | null;
   read_only: number;
@@ -51,9 +52,11 @@ const CONTAINERS = `
 /** Queries on a read-only connection: what is committed, never what is being written. Readers never wait for the writer. */
 export class MetadataReader {
   readonly sql: Sql;
+  readonly snapshots: SnapshotReader;
 
   constructor(path: string) {
     this.sql = new Sql(openReader(path));
+    this.snapshots = new SnapshotReader(this.sql);
   }
 
   close(): void {
@@ -64,6 +67,10 @@ export class MetadataReader {
 
   layer(diffId: Digest): LayerRow | undefined {
     return this.sql.get('SELECT * FROM layer WHERE diff_id = ?', diffId);
+  }
+
+  layerByRow(id: number): LayerRow | undefined {
+    return this.sql.get('SELECT * FROM layer WHERE id = ?', id);
   }
 
   layers(): LayerRow[] {
@@ -165,12 +172,23 @@ export class MetadataReader {
     );
   }
 
-  /** The stored layers of a stack, bottom first. */
+  /** The stored layers of the stack of a chain, bottom first. */
   stack(stackId: number): StackedRow[] {
     return this.sql.all(
       `${STACK_WALK} SELECT stored_layer.*, layer.diff_id, layer.size, layer.opaque_root, layer.root
        FROM walk JOIN stored_layer ON stored_layer.id = walk.stored_layer_id
        JOIN layer ON layer.id = stored_layer.layer_id ORDER BY walk.depth`,
+      stackId,
+    );
+  }
+
+  /** As {@link stack}, committed uppers among them. */
+  lowers(stackId: number): LowerRow[] {
+    return this.sql.all(
+      `${STACK_WALK} SELECT stored_layer.*, layer.diff_id, layer.size,
+         coalesce(layer.opaque_root, upper_opaque) AS opaque_root, coalesce(layer.root, upper_root) AS root
+       FROM walk JOIN stored_layer ON stored_layer.id = walk.stored_layer_id
+       LEFT JOIN layer ON layer.id = stored_layer.layer_id ORDER BY walk.depth`,
       stackId,
     );
   }
@@ -184,9 +202,11 @@ export class MetadataReader {
     return typeof row?.parent_id === 'number' ? this.stack(row.parent_id) : [];
   }
 
-  /** The stacks that snapshots lie on, each once. */
-  snapshotStacks(): { stack_id: number; driver: SnapshotRow['driver'] }[] {
-    return this.sql.all('SELECT DISTINCT stack_id, driver FROM snapshot WHERE stack_id IS NOT NULL');
+  /** The stacks that snapshots with a directory lie on, each once. */
+  snapshotStacks(): { stack_id: number; driver: DriverName }[] {
+    return this.sql.all(
+      'SELECT DISTINCT stack_id, driver FROM snapshot WHERE stack_id IS NOT NULL AND dir IS NOT NULL',
+    );
   }
 
   /** Directories of the stored layers that some snapshot lies on. */
@@ -282,10 +302,6 @@ export class MetadataReader {
        JOIN image_layer ON image_layer.image_id = container.image_id WHERE image_layer.layer_id = ?`,
       layerId,
     );
-  }
-
-  snapshots(): SnapshotRow[] {
-    return this.sql.all('SELECT * FROM snapshot ORDER BY id');
   }
 
   // Leases, events, the rest

@@ -1,5 +1,6 @@
 /** Rows as queries return them; the names are those of the columns. */
 import type { Digest } from '../core/digest.js';
+import type { SnapshotKind } from '../core/snapshots.js';
 import type { DriverName } from '../core/words.js';
 
 export interface LayerRow {
@@ -32,6 +33,18 @@ export interface StackedRow extends StoredLayerRow {
   opaque_root: number;
   root: string | null;
 }
+
+/** An upper that was committed as it is: a stored layer without a layer. */
+export interface UpperRow extends Omit<StoredLayerRow, 'layer_id' | 'driver'> {
+  layer_id: null;
+  driver: 'upper';
+  /** JSON of the root's attributes. */
+  root: string;
+  opaque_root: number;
+}
+
+/** What a stack is made of. */
+export type LowerRow = StackedRow | UpperRow;
 
 export interface ChainRow {
   id: number;
@@ -67,15 +80,25 @@ export interface SnapshotRow {
   id: number;
   space: string;
   key: string;
-  dir: string;
-  driver: DriverName;
+  kind: SnapshotKind;
+  parent_id: number | null;
+  /** Null for committed ones, and `driver` with it. */
+  dir: string | null;
+  driver: DriverName | null;
   chain_id: number | null;
   stack_id: number | null;
+  layer_id: number | null;
   read_only: number;
   volatile: number;
   size_limit: number | null;
+  labels: string;
+  /** Microseconds since the epoch, and `updated` too. */
   created: number;
+  updated: number;
 }
+
+/** A snapshot that has a directory: an active one or a view. */
+export type LiveSnapshotRow = SnapshotRow & { dir: string; driver: DriverName };
 
 export interface ContainerRow {
   id: string;

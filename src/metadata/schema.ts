@@ -4,8 +4,14 @@
  *
  * layer         what is known of one diff ID, whoever stores it; `root` is JSON of the root's attributes, if listed
  * stored_layer  one driver's copy of it in l/DIR; `inherited` tells copies apart whose implied directories differ:
- *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes
+ *               '' nothing is implied, 'open' not yet fixed (no chain uses it), else a digest of the attributes.
+ *               Without a layer (and by the driver 'upper') it is an upper that was committed as it is, at s/DIR;
+ *               the upper_… columns say of it what a layer's row says of a layer
  * stack         stored layers upon each other, as a tree that shares its lower parts; what snapshots pin
+ * snapshot      of a container, or one that a door names in a space of its own. Active ones and views have s/DIR and pin
+ *               a stack. Committed ones have no directory: either a chain, on whose present stack a child comes to lie,
+ *               or a stack whose topmost part is a committed upper. `layer_id`: what was applied to an active one. Times
+ *               are microseconds
  * chain         layers upon each other by chain ID, and the stack that serves it now
  * blob          which compressed bytes were verified to hold which layer; kept ones lie in b/FILE, each under a name that is
  *               never used again, so that one that goes and one that comes never meet
@@ -300,5 +306,71 @@ export const MIGRATIONS: readonly string[] = [
     boot TEXT,
     answer TEXT NOT NULL
   ) STRICT;
+  `,
+  `
+  CREATE TEMP TABLE old_stored_layer AS SELECT * FROM stored_layer;
+  DROP TABLE stored_layer;
+  CREATE TABLE stored_layer (
+    id INTEGER PRIMARY KEY,
+    layer_id INTEGER REFERENCES layer (id),
+    driver TEXT NOT NULL,
+    dir TEXT NOT NULL UNIQUE,
+    inherited TEXT NOT NULL,
+    disk INTEGER NOT NULL,
+    inodes INTEGER NOT NULL,
+    damaged INTEGER NOT NULL DEFAULT 0,
+    upper_root TEXT,
+    upper_opaque INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (layer_id, driver, inherited),
+    CHECK ((layer_id IS NULL) = (driver = 'upper'))
+  ) STRICT;
+  INSERT INTO stored_layer SELECT *, NULL, 0 FROM old_stored_layer;
+  DROP TABLE old_stored_layer;
+
+  CREATE TEMP TABLE old_snapshot AS SELECT * FROM snapshot;
+  DROP TABLE snapshot;
+  CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY,
+    space TEXT NOT NULL,
+    key TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    parent_id INTEGER REFERENCES snapshot (id),
+    dir TEXT UNIQUE,
+    driver TEXT,
+    chain_id INTEGER REFERENCES chain (id),
+    stack_id INTEGER REFERENCES stack (id),
+    layer_id INTEGER REFERENCES layer (id),
+    read_only INTEGER NOT NULL,
+    volatile INTEGER NOT NULL,
+    size_limit INTEGER,
+    labels TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    UNIQUE (space, key),
+    CHECK ((dir IS NULL) = (kind = 'committed') AND (driver IS NULL) = (dir IS NULL))
+  ) STRICT;
+  INSERT INTO snapshot SELECT id, space, key, CASE read_only WHEN 1 THEN 'view' ELSE 'active' END, NULL, dir, driver,
+    chain_id, stack_id, NULL, read_only, volatile, size_limit, '{}', created * 1000, created * 1000 FROM old_snapshot;
+  DROP TABLE old_snapshot;
+  CREATE INDEX snapshot_parent ON snapshot (parent_id);
+  CREATE INDEX snapshot_chain ON snapshot (chain_id);
+  CREATE INDEX snapshot_stack ON snapshot (stack_id);
+  CREATE INDEX snapshot_layer ON snapshot (layer_id);
+
+  CREATE TRIGGER stored_layer_made AFTER INSERT ON stored_layer BEGIN
+    INSERT INTO loss VALUES ('layer', new.layer_id);
+  END;
+  DROP TRIGGER stack_gone;
+  CREATE TRIGGER stack_gone AFTER DELETE ON stack BEGIN
+    INSERT INTO loss SELECT iif(layer_id IS NULL, 'upper', 'layer'), coalesce(layer_id, id)
+      FROM stored_layer WHERE id = old.stored_layer_id;
+    INSERT INTO loss VALUES ('stack', old.parent_id);
+  END;
+  CREATE TRIGGER snapshot_moved AFTER UPDATE OF chain_id, stack_id, layer_id ON snapshot BEGIN
+    INSERT INTO loss VALUES ('chain', old.chain_id), ('stack', old.stack_id), ('layer', old.layer_id);
+  END;
+  CREATE TRIGGER snapshot_gone AFTER DELETE ON snapshot BEGIN
+    INSERT INTO loss VALUES ('chain', old.chain_id), ('stack', old.stack_id), ('layer', old.layer_id);
+  END;
   `,
 ];

@@ -1,5 +1,6 @@
 /** Layers upon each other. */
 import type { ChainRow, LayerRow, StackedRow } from '../metadata/rows.js';
+import type { ChainStep } from '../metadata/operations/chains.js';
 import { chainId } from '../core/digest.js';
 import { KeyedLock } from '../core/keyed-lock.js';
 import type { DriverName } from '../core/words.js';
@@ -24,7 +25,7 @@ export class Chains {
   async ensure(layers: readonly LayerRow[]): Promise<ChainRow | null> {
     const { reader, writer } = this.context;
     let parent: ChainRow | null = null;
-    let steps: { layerId: number; storedLayerId: number }[] = [];
+    let steps: ChainStep[] = [];
     let position = 0;
     for (; position < layers.length; position += 1) {
       const layer = layers[position];
@@ -38,11 +39,16 @@ export class Chains {
         parent = await writer.run('extendChain', { parent: parent?.id ?? null, steps });
         steps = [];
       }
-      const copy = layer.implied === 1 ? await this.variant(layer, parent) : this.layers.wholeCopy(layer);
-      steps.push({ layerId: layer.id, storedLayerId: copy.id });
+      steps.push(await this.step(layer, parent));
     }
     if (steps.length === 0) return parent;
     return writer.run('extendChain', { parent: parent?.id ?? null, steps });
+  }
+
+  /** Which copy of a layer is to lie upon `parent`; made where what it inherits there is new. */
+  async step(layer: LayerRow, parent: ChainRow | null): Promise<ChainStep> {
+    const copy = layer.implied === 1 ? await this.variant(layer, parent) : this.layers.wholeCopy(layer);
+    return { layerId: layer.id, storedLayerId: copy.id };
   }
 
   /** The driver's copy of a layer for its place upon `parent`; made from another, and verified, where there is none. */

@@ -43,7 +43,7 @@ export class Checker {
       problems,
       layersChecked: rows.length,
       bytesRead,
-      unverifiable: reader.containers().map((row) => row.id),
+      unverifiable: [...reader.containers().map((row) => row.id), ...this.unverifiable()],
       durationMs: performance.now() - started,
     };
     await writer.run('recordEvent', {
@@ -56,8 +56,8 @@ export class Checker {
 
   /** What lies on disk or is mounted without a row, and rows without what they name. */
   private async accounts(repair: boolean): Promise<Problem[]> {
-    const { pool, writer, places, boot } = this.context;
-    const { strays, others, missing, lost, mounts } = await this.settled();
+    const { pool, reader, writer, places, boot } = this.context;
+    const { strays, others, missing, missingUppers, lost, mounts } = await this.settled();
     if (repair) {
       for (const { id } of lost) await writer.run('countUnmount', { id, boot, all: true });
       await pool.run('unmount', 'mounts.detach', { paths: mounts });
@@ -69,6 +69,11 @@ export class Checker {
       ...mounts.map((path) => problem.strayMount(path, repair)),
       ...lost.map((row) => problem.mountLost(row, repair)),
       ...missing.map((row) => problem.snapshotMissing(row, places.snapshot(row.dir))),
+      ...missingUppers.map((row) => problem.upperMissing(places.snapshot(row.dir), this.upperUsers(row.dir))),
+      ...reader.snapshots
+        .uppers()
+        .filter((row) => row.damaged === 1)
+        .map((row) => problem.upperChanged(places.snapshot(row.dir), this.upperUsers(row.dir))),
     ];
   }
 
@@ -118,6 +123,17 @@ export class Checker {
     return problems;
   }
 
+  /** What doors have that is no layer. */
+  private unverifiable(): string[] {
+    const { snapshots } = this.context.reader;
+    const live = snapshots.liveOfDoors().map(({ space, key }) => `${space} ${key}`);
+    return [...live, ...snapshots.uppers().map((row) => this.context.places.snapshot(row.dir))];
+  }
+
+  private upperUsers(dir: string): string[] {
+    return this.context.reader.snapshots.ofUpper(dir).map(({ key }) => key);
+  }
+
   /** Refs (or ids) of images, and names of containers. */
   private usersOf(layerId: number): string[] {
     const { reader } = this.context;
@@ -125,7 +141,8 @@ export class Checker {
       const refs = reader.refs(image.id);
       return refs.length > 0 ? refs : [image.image_id];
     });
-    return [...images, ...reader.containersOfLayer(layerId).map((container) => container.name)];
+    const containers = reader.containersOfLayer(layerId).map((container) => container.name);
+    return [...images, ...containers, ...reader.snapshots.ofLayer(layerId).map(({ key }) => key)];
   }
 }
 

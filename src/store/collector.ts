@@ -128,14 +128,14 @@ export class Collector {
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
   private async toTrash(collected: Collected): Promise<number> {
     const { pool } = this.context;
-    const { layers, blobs, partials } = collected;
-    if (layers.length + blobs.length + partials.length === 0) return 0;
+    const { layers, blobs, partials, uppers } = collected;
+    if (layers.length + blobs.length + partials.length + uppers.length === 0) return 0;
     const { pinned } = await pool.run('unmount', 'trash.layers', {
-      layers: collected.layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
+      layers: layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
     });
     await pool.run('short', 'trash.move', {
-      layers: collected.layers.map((layer) => layer.dir),
-      snapshots: [],
+      layers: layers.map((layer) => layer.dir),
+      snapshots: uppers.map((upper) => upper.dir),
       trees: [],
       blobs: [...blobs.map((blob) => blob.file), ...partials.map(partialName)],
     });
@@ -215,6 +215,12 @@ function rowsOf(collected: Collected, trees: readonly { name: string; bytes: num
       why: 'no image has it in its manifest',
     })),
     ...collected.layers.map(({ diffId, bytes, why }) => ({ kind: 'layer' as const, id: diffId, bytes, why })),
+    ...collected.uppers.map(({ dir, bytes }) => ({
+      kind: 'snapshot' as const,
+      id: dir,
+      bytes,
+      why: 'no snapshot lies on the committed upper',
+    })),
     ...trees.map(({ name, bytes }) => ({ kind: 'tree' as const, id: name, bytes, why: 'no container lies on it' })),
   ];
 }

@@ -1,6 +1,6 @@
 /** Containers: snapshots made from an image, each with a writable upper of its own. */
 import { randomBytes } from 'node:crypto';
-import type { SnapshotSpec } from '../../drivers/driver.js';
+import { onlyLayers } from '../../drivers/driver.js';
 import type { Once } from '../core/api.js';
 import { LayerdError } from '../core/errors.js';
 import { KeyedLock } from '../core/keyed-lock.js';
@@ -16,32 +16,32 @@ import type {
 import type { NewContainer } from '../metadata/operations/containers.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { ImageRow } from '../metadata/rows.js';
-import { byteChannel, readBytes } from '../workers/byte-channel.js';
-import { driverFor, newDir, snapshotOf, stackOf, type StoreContext } from './context.js';
+import type { SnapshotArgs } from '../workers/snapshot-jobs.js';
+import { snapshotOf, type StoreContext } from './context.js';
 import type { Discards } from './discards.js';
-import { streamOf } from './layers.js';
-import type { Stock } from './stock.js';
-import type { Trees } from './trees.js';
+import type { SnapshotBytes } from './snapshot-bytes.js';
+import type { SnapshotDirectories } from './snapshot-directories.js';
 
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 const ID = /^[0-9a-f]{64}$/;
 const ID_PREFIX = /^[0-9a-f]{1,64}$/;
 
-type StreamingJob = 'snapshot.changes' | 'snapshot.diff' | 'snapshot.export';
-
 export class Containers {
   private readonly context: StoreContext;
-  private readonly trees: Trees;
+  private readonly bytes: SnapshotBytes;
+  private readonly directories: SnapshotDirectories;
   private readonly discards: Discards;
-  private readonly stock: Stock;
   /** What happens to one container happens one after the other. */
   private readonly locks = new KeyedLock();
 
-  constructor(context: StoreContext, parts: { trees: Trees; discards: Discards; stock: Stock }) {
+  constructor(
+    context: StoreContext,
+    parts: { bytes: SnapshotBytes; directories: SnapshotDirectories; discards: Discards },
+  ) {
     this.context = context;
-    this.trees = parts.trees;
+    this.bytes = parts.bytes;
+    this.directories = parts.directories;
     this.discards = parts.discards;
-    this.stock = parts.stock;
   }
 
   /** Makes a container from an image. `image` is what it was asked for by. */
@@ -66,7 +66,7 @@ export class Containers {
     options: CreateContainerOptions,
     once: Once | undefined,
   ): Promise<ContainerSummary> {
-    const { reader, writer, pool, staging } = this.context;
+    const { reader, writer } = this.context;
     const id = randomBytes(32).toString('hex');
     const name = options.name ?? id.slice(0, 12);
     if (!NAME.test(name)) {
@@ -78,45 +78,17 @@ export class Containers {
     if (options.name !== undefined && reader.containerByName(name) !== undefined) throw nameTaken(name);
     const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
     const stackId = chain?.stack_id ?? null;
-    const kind = {
-      ...stackOf(reader, stackId),
-      readOnly: options.readOnly ?? false,
-      sizeLimit: options.sizeLimit ?? null,
-      volatile: options.volatile ?? false,
-    };
-    const driver = driverFor(this.context, kind.stack);
-    const shelf = [driver, stackId, kind.readOnly, kind.sizeLimit, kind.volatile].join(' ');
-    const ready = this.stock.take(shelf);
-    const dir = ready ?? newDir();
-    const spec: SnapshotSpec = { dir, ...kind };
-    const container: NewContainer = {
-      id,
-      name,
-      imageId: row.image_id,
-      image,
-      labels: options.labels ?? {},
-      dir,
-      driver,
-      chainId: chain?.id ?? null,
-      stackId,
-      readOnly: spec.readOnly,
-      volatile: spec.volatile,
-      sizeLimit: spec.sizeLimit,
-    };
-    staging.add(dir);
-    try {
-      const created = await this.trees.using({ driver, stack: spec.stack }, async () => {
-        if (ready === null) await pool.run('short', 'snapshot.create', { driver, spec });
-        return writer.run('addContainer', container, once);
-      });
-      this.stock.refill(shelf, { driver, spec });
-      return created;
-    } catch (thrown) {
-      this.discards.begin({ driver, spec });
-      throw thrown;
-    } finally {
-      staging.delete(dir);
-    }
+    const readOnly = options.readOnly ?? false;
+    const volatile = options.volatile ?? false;
+    const sizeLimit = options.sizeLimit ?? null;
+    const labels = options.labels ?? {};
+    const { image_id: imageId } = row;
+    return this.directories.provide({ stackId, readOnly, sizeLimit, volatile }, async (place) => {
+      const chainId = chain?.id ?? null;
+      const settings = { chainId, stackId, readOnly, volatile, sizeLimit };
+      const container: NewContainer = { id, name, imageId, image, labels, ...place, ...settings };
+      return writer.run('addContainer', container, once);
+    });
   }
 
   /** By id, unique prefix of an id, or name. Throws CONTAINER_NOT_FOUND, AMBIGUOUS_ID. */
@@ -152,7 +124,7 @@ export class Containers {
     return {
       ...this.summary(row),
       chainId: chain?.chain_id ?? null,
-      layers: spec.stack.map((layer) => layer.diffId),
+      layers: onlyLayers(spec.stack).map((layer) => layer.diffId),
       directories: { snapshot: places.snapshot(row.dir), merged: places.mergedRoot(row.dir) },
       sizeLimit: row.size_limit,
     };
@@ -210,25 +182,20 @@ export class Containers {
     });
   }
 
-  async *changes(text: string, signal: AbortSignal): AsyncGenerator<Change[]> {
-    let rest = '';
-    for await (const chunk of this.stream('snapshot.changes', text, signal)) {
-      const lines = (rest + chunk.toString('utf8')).split('\n');
-      rest = lines.pop() ?? '';
-      if (lines.length > 0) yield lines.map((line) => JSON.parse(line) as Change);
-    }
+  changes(text: string, signal: AbortSignal): AsyncIterable<Change[]> {
+    return this.bytes.changes(this.described(text), signal);
   }
 
   diff(text: string, signal: AbortSignal): AsyncIterable<Buffer> {
-    return this.stream('snapshot.diff', text, signal);
+    return this.bytes.diff(this.described(text), signal);
   }
 
   export(text: string, signal: AbortSignal): AsyncIterable<Buffer> {
-    return this.stream('snapshot.export', text, signal);
+    return this.bytes.export(this.described(text), signal);
   }
 
   usage(text: string): Promise<Usage> {
-    return this.context.pool.run('short', 'snapshot.usage', snapshotOf(this.context.reader, this.find(text)));
+    return this.context.pool.run('short', 'snapshot.usage', this.described(text));
   }
 
   /** Runs `work` while nothing else happens to the container. */
@@ -259,10 +226,8 @@ export class Containers {
     };
   }
 
-  private stream(job: StreamingJob, text: string, signal: AbortSignal): AsyncGenerator<Buffer> {
-    const snapshot = snapshotOf(this.context.reader, this.find(text));
-    const { writer, reader } = byteChannel();
-    return streamOf(this.context.pool.run('stream', job, snapshot, { ports: [writer], signal }), readBytes(reader));
+  private described(text: string): SnapshotArgs {
+    return snapshotOf(this.context.reader, this.find(text));
   }
 }
 

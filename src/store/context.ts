@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import type { RootAttributes, SnapshotSpec, StoredLayer } from '../../drivers/driver.js';
+import type { Lower, RootAttributes, SnapshotSpec, StoredLayer } from '../../drivers/driver.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
-import type { ContainerWithSnapshot, MetadataReader } from '../metadata/reader.js';
-import type { StackedRow } from '../metadata/rows.js';
+import type { MetadataReader } from '../metadata/reader.js';
+import type { LiveSnapshotRow, LowerRow, StackedRow } from '../metadata/rows.js';
 import type { MetadataWriter } from '../metadata/writer.js';
 import type { SnapshotArgs } from '../workers/snapshot-jobs.js';
 import type { WorkerPool } from '../workers/pool.js';
@@ -47,6 +47,11 @@ export function storedLayer(row: StackedRow): StoredLayer {
   };
 }
 
+function lowerOf(row: LowerRow): Lower {
+  if (row.driver !== 'upper') return storedLayer(row);
+  return { driver: 'upper', dir: row.dir, opaqueRoot: row.opaque_root === 1 };
+}
+
 const PLAIN_ROOT: RootAttributes = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 } };
 
 type Stack = Pick<SnapshotSpec, 'stack' | 'root'>;
@@ -70,23 +75,34 @@ export function stackOf(reader: MetadataReader, stackId: number | null): Stack {
 }
 
 function readStack(reader: MetadataReader, stackId: number): Stack {
-  const rows = reader.stack(stackId);
+  const rows = reader.lowers(stackId);
   const listed = rows.findLast((row) => row.root !== null)?.root;
   const root = typeof listed === 'string' ? (JSON.parse(listed) as RootAttributes) : PLAIN_ROOT;
-  return { stack: rows.map(storedLayer), root };
+  return { stack: rows.map(lowerOf), root };
 }
 
 /**
  * The driver for a new snapshot on a stack: that of the store, unless it mounts layers and cannot mount one of these; then the
- * one that keeps it.
+ * one that keeps it. Upon a committed upper it must be one that mounts.
  */
-export function driverFor({ driver, overlays }: StoreContext, stack: readonly StoredLayer[]): DriverName {
-  if (!overlays.has(driver)) return driver;
-  return stack.find((layer) => !overlays.has(layer.driver))?.driver ?? driver;
+export function driverFor({ driver, overlays }: StoreContext, stack: readonly Lower[]): DriverName {
+  if (overlays.has(driver)) {
+    const layers = stack.filter((lower) => lower.driver !== 'upper');
+    return layers.find((layer) => !overlays.has(layer.driver))?.driver ?? driver;
+  }
+  if (!stack.some((lower) => lower.driver === 'upper')) return driver;
+  const [mounting] = overlays;
+  return mounting ?? driver;
 }
 
-/** A container's snapshot as its driver knows it. */
-export function snapshotOf(reader: MetadataReader, row: ContainerWithSnapshot): SnapshotArgs {
+/** What a row says of a snapshot that has a directory. */
+export type SnapshotPlace = Pick<
+  LiveSnapshotRow,
+  'dir' | 'driver' | 'stack_id' | 'read_only' | 'size_limit' | 'volatile'
+>;
+
+/** A snapshot with a directory (a container's, say) as its driver knows it. */
+export function snapshotOf(reader: MetadataReader, row: SnapshotPlace): SnapshotArgs {
   const spec: SnapshotSpec = {
     dir: row.dir,
     ...stackOf(reader, row.stack_id),

@@ -27,7 +27,7 @@ export class DiskReporter {
     const known = new Set(reader.allStoredLayers().map((row) => row.dir));
     const partials = new Map(reader.partials().map((row) => [partialName(row.digest), row]));
     const blobs = new Set([...partials.keys(), ...reader.keptBlobs().map((row) => row.file)]);
-    const snapshots = new Set(reader.snapshots().map((row) => row.dir));
+    const snapshots = new Set([...reader.snapshots.live(), ...reader.snapshots.uppers()].map((row) => row.dir));
     const others: [Row['kind'], string, string][] = [
       ...names.trash.map((name): [Row['kind'], string, string] => ['trash', name, `${places.trash}/${name}`]),
       ...names.trees.map((name): [Row['kind'], string, string] => ['tree', name, places.tree(name)]),
@@ -90,29 +90,35 @@ export class DiskReporter {
     }));
   }
 
+  /** What containers wrote, and what doors have in snapshots; `id` of a committed upper is its directory. */
   private async upperRows(): Promise<Row[]> {
     const { reader, pool, places } = this.context;
-    const containers = reader.containers();
-    if (containers.length === 0) this.uppers = null;
+    const uppers: { dir: string; row: Pick<Row, 'kind' | 'id' | 'users'> }[] = [
+      ...reader
+        .containers()
+        .map(({ dir, id, name }) => ({ dir, row: { kind: 'container' as const, id, users: [name] } })),
+      ...reader.snapshots.liveOfDoors().map(({ dir, key, space }) => {
+        return { dir, row: { kind: 'snapshot' as const, id: key, users: [space] } };
+      }),
+      ...reader.snapshots.uppers().map(({ dir }) => {
+        const users = reader.snapshots.ofUpper(dir).map(({ key }) => key);
+        return { dir, row: { kind: 'snapshot' as const, id: dir, users } };
+      }),
+    ];
+    if (uppers.length === 0) this.uppers = null;
     else if (this.uppers === null || Date.now() - this.uppers.at > UPPERS_FRESH_MS) {
       this.uppers = { at: Date.now(), bytes: new Map() };
     }
     const known = this.uppers?.bytes ?? new Map<string, Measure>();
-    const fresh = containers.filter((row) => !known.has(row.dir));
-    const measures = await pool.run('stream', 'store.measure', { paths: fresh.map((row) => places.snapshot(row.dir)) });
-    for (const [index, row] of fresh.entries()) {
+    const fresh = uppers.filter(({ dir }) => !known.has(dir));
+    const measures = await pool.run('stream', 'store.measure', { paths: fresh.map(({ dir }) => places.snapshot(dir)) });
+    for (const [index, { dir }] of fresh.entries()) {
       const measure = measures[index];
-      if (measure) known.set(row.dir, measure);
+      if (measure) known.set(dir, measure);
     }
-    return containers.map((row) => {
-      const measure = known.get(row.dir);
-      return {
-        kind: 'container',
-        id: row.id,
-        bytes: measure?.disk ?? 0,
-        inodes: measure?.inodes ?? 0,
-        users: [row.name],
-      };
+    return uppers.map(({ dir, row: { kind, id, users } }) => {
+      const { disk, inodes } = known.get(dir) ?? { disk: 0, inodes: 0 };
+      return { kind, id, bytes: disk, inodes, users };
     });
   }
 
@@ -131,13 +137,16 @@ export class DiskReporter {
     });
   }
 
-  /** Layers that no image, container or lease needs: the next collection takes them. */
+  /** Layers that no image, container, snapshot or lease needs: the next collection takes them. */
   private unneeded(): number {
     const { reader } = this.context;
     return reader
       .allStoredLayers()
       .filter(
-        (row) => reader.imagesOfLayer(row.layer_id).length === 0 && reader.leasesOfLayer(row.layer_id).length === 0,
+        ({ layer_id: layer }) =>
+          reader.imagesOfLayer(layer).length === 0 &&
+          reader.leasesOfLayer(layer).length === 0 &&
+          reader.snapshots.ofLayer(layer).length === 0,
       )
       .reduce((sum, row) => sum + row.disk, 0);
   }

@@ -2,7 +2,7 @@
 import type { TrashList } from '../disk/trash.js';
 import type { Places } from '../core/places.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
-import type { SnapshotRow } from '../metadata/rows.js';
+import type { LiveSnapshotRow, UpperRow } from '../metadata/rows.js';
 import type { StoreContext } from './context.js';
 import { partialName } from './partials.js';
 
@@ -12,7 +12,9 @@ export interface Disagreements {
   /** Names directly below the root that layerd makes nothing of. */
   others: string[];
   /** Snapshots with a row whose directory is gone. */
-  missing: SnapshotRow[];
+  missing: LiveSnapshotRow[];
+  /** Committed uppers that are gone. */
+  missingUppers: UpperRow[];
   /** Containers with mounts that are counted and not there. */
   lost: ContainerWithSnapshot[];
   /** Mounted below the run directory without a row that accounts for it, the innermost first. */
@@ -26,14 +28,17 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
   const { pool, reader, places, staging, stock, boot } = context;
   const names = await pool.run('short', 'store.scan', undefined);
   const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
-  const rows = reader.snapshots();
-  const snapshots = new Set(rows.map((row) => row.dir));
+  const rows = reader.snapshots.live();
+  const uppers = reader.snapshots.uppers();
+  const snapshots = new Set([...rows, ...uppers].map((row) => row.dir));
   const kept = reader.keptBlobs().map((row) => row.file);
   const blobs = new Set([...kept, ...reader.partials().map((row) => partialName(row.digest))]);
   const there = new Set(names.snapshots);
   const mounted = new Set(names.mounted);
   const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);
-  const merged = new Set(counted.map((row) => row.path));
+  // doors count their mounts themselves
+  const ofDoors = reader.snapshots.liveOfDoors().map((row) => places.mergedRoot(row.dir));
+  const merged = new Set([...counted.map((row) => row.path), ...ofDoors]);
   const needed = reader.layersUnderSnapshots();
   const layerMounts = names.mounted.filter((path) => isDirectlyBelow(path, places.layerMounts)).map(dirOf);
   return {
@@ -46,6 +51,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
     },
     others: names.others,
     missing: rows.filter((row) => !there.has(row.dir)),
+    missingUppers: uppers.filter((row) => !there.has(row.dir)),
     lost: counted.filter((row) => isMountPath(row.path, places) && !mounted.has(row.path)),
     mounts: [
       ...names.mounted.filter((path) => isDirectlyBelow(path, places.merged) && !merged.has(path)),
@@ -66,6 +72,7 @@ export function agreed(one: Disagreements, other: Disagreements): Disagreements 
     },
     others: both(one.others, other.others),
     missing: one.missing.filter((row) => other.missing.some(({ id }) => id === row.id)),
+    missingUppers: one.missingUppers.filter((row) => other.missingUppers.some(({ id }) => id === row.id)),
     lost: one.lost.filter((row) => other.lost.some(({ id }) => id === row.id)),
     mounts: both(one.mounts, other.mounts),
     idle: both(one.idle, other.idle),
@@ -73,8 +80,8 @@ export function agreed(one: Disagreements, other: Disagreements): Disagreements 
 }
 
 /** Idle mounts are no disagreement: they save the next container a mount. */
-export function isEmpty({ strays, others, missing, lost, mounts }: Disagreements): boolean {
-  return [...Object.values(strays), others, missing, lost, mounts].every(
+export function isEmpty({ strays, others, missing, missingUppers, lost, mounts }: Disagreements): boolean {
+  return [...Object.values(strays), others, missing, missingUppers, lost, mounts].every(
     (list: readonly unknown[]) => list.length === 0,
   );
 }

@@ -3,7 +3,7 @@ import type { LayerFault } from '../../drivers/driver.js';
 import type { Digest } from '../core/digest.js';
 import type { Problem } from '../core/words.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
-import type { SnapshotRow } from '../metadata/rows.js';
+import type { LiveSnapshotRow } from '../metadata/rows.js';
 
 const RELOAD = 'Load the image again: what is damaged is replaced in place.';
 const REPAIR = 'Run `layerctl check --repair`';
@@ -27,7 +27,7 @@ export function blobFault(digest: Digest, found: string | null, affects: string[
   return { severity: 'damage', code, subject: digest, message, affects, hint, repaired };
 }
 
-export function snapshotMissing(row: SnapshotRow, path: string): Problem {
+export function snapshotMissing(row: LiveSnapshotRow, path: string): Problem {
   return {
     severity: 'damage',
     code: 'SNAPSHOT_MISSING',
@@ -35,6 +35,32 @@ export function snapshotMissing(row: SnapshotRow, path: string): Problem {
     message: `the directory of the snapshot is gone: ${path}`,
     affects: [row.key],
     hint: 'What the container wrote is lost; remove the container.',
+    repaired: false,
+  };
+}
+
+/** `affects`: the snapshots that lie on it. */
+export function upperMissing(path: string, affects: string[]): Problem {
+  return {
+    severity: 'damage',
+    code: 'UPPER_MISSING',
+    subject: path,
+    message: 'a committed upper is gone that was not a layer yet',
+    affects,
+    hint: 'Remove the snapshots and pull the image again.',
+    repaired: false,
+  };
+}
+
+/** `affects`: the snapshots that lie on it. */
+export function upperChanged(path: string, affects: string[]): Problem {
+  return {
+    severity: 'damage',
+    code: 'UPPER_CHANGED',
+    subject: path,
+    message: 'it was changed after its commit: somebody had it mounted writable',
+    affects,
+    hint: 'It serves those who have it, and no layer is made of it. Remove the snapshots and pull the image again.',
     repaired: false,
   };
 }

@@ -1,11 +1,11 @@
 /** Trees of chains: a cache below t/ of drivers that need one. What no container lies on goes with a collection. */
-import type { StoredLayer } from '../../drivers/driver.js';
+import type { Lower } from '../../drivers/driver.js';
 import type { DriverName } from '../core/words.js';
 import { stackOf, type StoreContext } from './context.js';
 
 interface TreeUser {
   driver: DriverName;
-  stack: readonly StoredLayer[];
+  stack: readonly Lower[];
 }
 
 export class Trees {

@@ -90,6 +90,10 @@ export class Explainer {
         );
       }
     }
+    if (room === 's') {
+      const paths = this.snapshotReasons(name);
+      if (paths.length > 0) return report(subject, 'snapshot', paths, '');
+    }
     const plain: Record<string, string> = {
       db: 'it is the database',
       lock: 'it is the lock of the daemon',
@@ -110,6 +114,14 @@ export class Explainer {
     );
   }
 
+  /** Whose directory below s/ it is, and for what. */
+  private snapshotReasons(dir: string): string[][] {
+    const { snapshots } = this.context.reader;
+    const live = snapshots.byDir(dir);
+    if (live !== undefined) return [[`it is what the snapshot ${live.key} of ${live.space} holds`]];
+    return snapshots.ofUpper(dir).map(({ space, key }) => [`the snapshot ${key} of ${space} lies on this upper`]);
+  }
+
   private layerReasons(layerId: number): string[][] {
     const { reader } = this.context;
     const paths: string[][] = [];
@@ -117,6 +129,9 @@ export class Explainer {
       for (const path of this.imageReasons(image.id)) {
         paths.push([`image ${image.image_id.slice(7, 19)} has it as a layer`, ...path]);
       }
+    }
+    for (const { space, key } of reader.snapshots.ofLayer(layerId)) {
+      paths.push([`the snapshot ${key} of ${space} lies on it`]);
     }
     for (const lease of reader.leasesOfLayer(layerId)) paths.push([`lease ${lease} holds it`]);
     return paths;

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import type { Drivers } from '../../drivers/index.js';
 import { DRIVERS } from '../../drivers/index.js';
-import type { StoredLayer } from '../../drivers/driver.js';
+import type { Lower, StoredLayer } from '../../drivers/driver.js';
 import { bytesOf } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
@@ -51,7 +51,7 @@ export function diskJobs(drivers: Drivers, places: Places) {
 
     /** Trees of chains, half-made ones (`NAME.…`) among them, that none of these stacks needs. */
     'trees.unneeded': async (args: {
-      stacks: { driver: DriverName; stack: readonly StoredLayer[] }[];
+      stacks: { driver: DriverName; stack: readonly Lower[] }[];
     }): Promise<string[]> => {
       const there = scanStore(places).trees;
       if (there.length === 0) return [];

@@ -1,5 +1,5 @@
 import type { Drivers } from '../../drivers/index.js';
-import type { SnapshotSpec } from '../../drivers/driver.js';
+import type { RootAttributes, SealedUpper, SnapshotSpec } from '../../drivers/driver.js';
 import type { Places } from '../core/places.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../core/words.js';
 import { ingest, type Ingested } from '../content/ingest.js';
@@ -55,6 +55,14 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
       keeper(args).release(args.spec, { force: false });
       moveToTrash(places, { layers: [], snapshots: [args.spec.dir], trees: [], blobs: [] });
     },
+
+    /** Null where the driver's snapshots are no uppers. */
+    'snapshot.seal': async (
+      args: SnapshotArgs & { sync: boolean; root: RootAttributes | null },
+    ): Promise<SealedUpper | null> => keeper(args).seal?.(args.spec, { sync: args.sync, root: args.root }) ?? null,
+
+    'snapshot.changedSince': async (args: SnapshotArgs & { micros: number }): Promise<boolean> =>
+      keeper(args).changedSince?.(args.spec, args.micros) ?? false,
 
     'snapshot.usage': async (args: SnapshotArgs): Promise<Usage> => keeper(args).usage(args.spec),
 

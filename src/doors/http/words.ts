@@ -198,7 +198,7 @@ export const COMPONENTS: Record<string, Schema> = {
     dryRun: yes,
     removed: list(
       object<GcReport['removed'][number]>({
-        kind: oneWord('image', 'layer', 'tree', 'lease', 'blob', 'partial'),
+        kind: oneWord('image', 'layer', 'snapshot', 'tree', 'lease', 'blob', 'partial'),
         id: text,
         bytes: natural,
         why: text,
@@ -241,7 +241,18 @@ export const COMPONENTS: Record<string, Schema> = {
     total: natural,
     rows: list(
       object<DiskReport['rows'][number]>({
-        kind: oneWord('layer', 'container', 'tree', 'blob', 'partial', 'trash', 'metadata', 'staging', 'other'),
+        kind: oneWord(
+          'layer',
+          'container',
+          'snapshot',
+          'tree',
+          'blob',
+          'partial',
+          'trash',
+          'metadata',
+          'staging',
+          'other',
+        ),
         id: text,
         bytes: natural,
         inodes: natural,
@@ -257,7 +268,7 @@ export const COMPONENTS: Record<string, Schema> = {
   }),
   WhyReport: object<WhyReport>({
     subject: text,
-    kind: oneWord('image', 'layer', 'chain', 'container', 'file', 'unknown'),
+    kind: oneWord('image', 'layer', 'chain', 'container', 'snapshot', 'file', 'unknown'),
     paths: list(list(text)),
     conclusion: text,
   }),

@@ -3,24 +3,23 @@ import { LayerdError } from '../../core/errors.js';
 import type { ChainRow, LayerRow } from '../rows.js';
 import type { Transaction } from './transaction.js';
 
+/** One more layer on a chain, and the copy of it that is used where the chain is new. */
+export interface ChainStep {
+  layerId: number;
+  storedLayerId: number;
+}
+
 /**
  * Puts layers on a chain, one upon the other (or finds them there): the logical steps and the stack that serves them.
  * Each step names the copy to use where the chain is new. Returns the top.
  */
-export function extendChain(
-  tx: Transaction,
-  args: { parent: number | null; steps: { layerId: number; storedLayerId: number }[] },
-): ChainRow | null {
+export function extendChain(tx: Transaction, args: { parent: number | null; steps: ChainStep[] }): ChainRow | null {
   let top = args.parent === null ? null : requireChain(tx, args.parent);
   for (const step of args.steps) top = extendByOne(tx, top, step);
   return top;
 }
 
-function extendByOne(
-  tx: Transaction,
-  parent: ChainRow | null,
-  step: { layerId: number; storedLayerId: number },
-): ChainRow {
+function extendByOne(tx: Transaction, parent: ChainRow | null, step: ChainStep): ChainRow {
   const layer = tx.sql.get<LayerRow>('SELECT * FROM layer WHERE id = ?', step.layerId);
   if (layer === undefined) {
     throw new LayerdError('LAYER_NOT_FOUND', `a layer was removed meanwhile`, { hint: 'Load the image again.' });

@@ -24,10 +24,12 @@ export interface Collected {
   /** Beginnings of blobs that no lease holds any more. */
   partials: Digest[];
   layers: { diffId: Digest; dir: string; bytes: number; driver: DriverName; why: string }[];
+  /** Committed uppers. */
+  uppers: { dir: string; bytes: number }[];
 }
 
 interface Candidate {
-  kind: 'image' | 'chain' | 'stack' | 'layer' | 'blob' | 'partial';
+  kind: 'image' | 'chain' | 'stack' | 'layer' | 'upper' | 'blob' | 'partial';
   item: number;
   since: number;
 }
@@ -55,7 +57,7 @@ export function collect(tx: Transaction, args: CollectArgs): Collected {
 }
 
 function collectRows(tx: Transaction, graceMs: number): Collected {
-  const collected: Collected = { leases: [], images: [], blobs: [], partials: [], layers: [] };
+  const collected: Collected = { leases: [], images: [], blobs: [], partials: [], layers: [], uppers: [] };
   for (const lease of tx.sql.all<LeaseRow>('SELECT * FROM lease WHERE expires <= ?', tx.now)) {
     tx.sql.run('DELETE FROM lease WHERE id = ?', lease.id);
     collected.leases.push(lease.id);
@@ -126,6 +128,14 @@ const SWEEP: Record<Candidate['kind'], (tx: Transaction, id: number, collected: 
     tx.sql.run('DELETE FROM partial WHERE id = ?', id);
     collected.partials.push(partial.digest);
   },
+  upper: (tx, id, collected) => {
+    const [upper] = tx.sql.all<{ dir: string; disk: number }>(
+      `DELETE FROM stored_layer WHERE id = ? AND layer_id IS NULL
+       AND NOT EXISTS (SELECT 1 FROM stack WHERE stored_layer_id = stored_layer.id) RETURNING dir, disk`,
+      id,
+    );
+    if (upper !== undefined) collected.uppers.push({ dir: upper.dir, bytes: upper.disk });
+  },
 };
 
 /** Copies that no stack uses go: all of them with the layer, or those that another copy makes superfluous. */
@@ -141,7 +151,8 @@ function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
   if (tx.sql.get('SELECT 1 FROM lease_layer WHERE layer_id = ?', id) !== undefined) return;
   const needed = tx.sql.get<{ needed: number }>(
     `SELECT EXISTS (SELECT 1 FROM chain WHERE chain.layer_id = layer.id)
-         OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id) AS needed
+         OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
+         OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.layer_id = layer.id) AS needed
      FROM layer WHERE id = ?`,
     id,
   );

@@ -34,9 +34,10 @@ export function addContainer(tx: Transaction, container: NewContainer): Containe
     });
   }
   const snapshotId = tx.sql.insert(
-    `INSERT INTO snapshot (space, key, dir, driver, chain_id, stack_id, read_only, volatile, size_limit, created)
-     VALUES ('native', ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT INTO snapshot (space, key, kind, dir, driver, chain_id, stack_id, read_only, volatile, size_limit, labels,
+                           created, updated) VALUES ('native', ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)`,
     container.id,
+    container.readOnly ? 'view' : 'active',
     container.dir,
     container.driver,
     container.chainId,
@@ -44,7 +45,8 @@ export function addContainer(tx: Transaction, container: NewContainer): Containe
     container.readOnly ? 1 : 0,
     container.volatile ? 1 : 0,
     container.sizeLimit,
-    tx.now,
+    tx.now * 1000,
+    tx.now * 1000,
   );
   tx.sql.run(
     `INSERT INTO container (id, name, snapshot_id, image_id, image, labels, mounts, boot, created)

@@ -16,6 +16,16 @@ import {
 import { moveChain, noteDriver } from './migrate.js';
 import { addLease, dropLease, removeInternalLeases, removeLease, renewLease, updateLease } from './leases.js';
 import { holdPartial, noteRemoteBlobs } from './remote.js';
+import {
+  addCommittedSnapshot,
+  addSnapshot,
+  commitSnapshot,
+  convertSnapshot,
+  measureUpper,
+  noteApplied,
+  relabelSnapshot,
+  removeSnapshot,
+} from './snapshots.js';
 
 export const operations = {
   addStoredLayer,
@@ -35,6 +45,14 @@ export const operations = {
   countMount,
   countUnmount,
   removeContainer,
+  addSnapshot,
+  addCommittedSnapshot,
+  noteApplied,
+  commitSnapshot,
+  convertSnapshot,
+  measureUpper,
+  relabelSnapshot,
+  removeSnapshot,
   addLease,
   updateLease,
   removeLease,
