@@ -142,6 +142,8 @@ export type KeeperOf = (layer: StoredLayer) => LayerKeeper;
 export interface SnapshotKeeper {
   /** Makes `s/DIR` for the snapshot; durable when it returns. */
   create(spec: SnapshotSpec): Promise<void>;
+  /** Whether `create` would take time with the size of the image now: its chain's tree is not there, files are copied. */
+  takesLong?(spec: SnapshotSpec): boolean;
   /**
    * Makes `s/DIR` for each of `dirs`, all durable when it returns, for snapshots to come that differ from `spec` in nothing
    * but their directory. Only where that is what `create` does.

@@ -27,6 +27,10 @@ export class BtrfsSnapshots extends TreeSnapshots {
     this.tools.sync(directory);
   }
 
+  takesLong({ stack }: SnapshotSpec): boolean {
+    return !this.trees.isThere(stack);
+  }
+
   /** What is not shared with the chain's tree: as quota counts it, else the whole files that were touched. */
   usage(spec: SnapshotSpec): Usage {
     const disk = this.tools.openDisk(this.path(spec));

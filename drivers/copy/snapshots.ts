@@ -36,6 +36,10 @@ export class CopySnapshots extends TreeSnapshots {
     this.tools.sync(this.context.places.snapshots);
   }
 
+  takesLong(): boolean {
+    return true;
+  }
+
   usage(spec: SnapshotSpec): Usage {
     const { disk, inodes } = measureTree(this.context.places.snapshot(spec.dir));
     return { bytes: disk, inodes };

@@ -68,11 +68,15 @@ export class MergedStacks implements TreeKeeper {
   /** Makes the index of the stack, durably, if it is not there; returns its NAME. All layers are erofs'. */
   async ensure(stack: readonly StoredLayer[]): Promise<string> {
     const name = nameOf(stack);
-    if (isWholeIndex(this.indexOf(name))) return name;
+    if (this.isThere(stack)) return name;
     const trees: LayerTree[] = [];
     for (const { dir } of stack) trees.push(await catalogTree(catalogFile(this.places.layer(dir))));
     this.publish(name, stack, trees);
     return name;
+  }
+
+  isThere(stack: readonly StoredLayer[]): boolean {
+    return isWholeIndex(this.indexOf(nameOf(stack)));
   }
 
   /**

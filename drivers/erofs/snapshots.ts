@@ -18,6 +18,10 @@ export class ErofsSnapshots implements SnapshotKeeper {
     return this.createAhead(spec, [spec.dir]);
   }
 
+  takesLong(spec: SnapshotSpec): boolean {
+    return fold(spec).stack.some((layer) => isMergedLayer(layer) && !this.merged.isThere(layer.stack));
+  }
+
   async createAhead(spec: SnapshotSpec, dirs: readonly string[]): Promise<void> {
     const folded = fold(spec);
     for (const layer of folded.stack) if (isMergedLayer(layer)) await this.merged.ensure(layer.stack);

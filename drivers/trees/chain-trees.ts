@@ -30,8 +30,12 @@ export abstract class ChainTrees implements TreeKeeper {
 
   async ensure(stack: readonly StoredLayer[]): Promise<string> {
     const name = this.nameOf(stack);
-    if (!existsSync(this.rootOf(stack))) await this.publish(name, stack);
+    if (!this.isThere(stack)) await this.publish(name, stack);
     return name;
+  }
+
+  isThere(stack: readonly StoredLayer[]): boolean {
+    return existsSync(this.rootOf(stack));
   }
 
   /** As {@link ensure}; the path of the tree's root. */

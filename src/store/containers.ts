@@ -195,7 +195,7 @@ export class Containers {
   }
 
   usage(text: string): Promise<Usage> {
-    return this.context.pool.run('short', 'snapshot.usage', this.described(text));
+    return this.context.pool.run('stream', 'snapshot.usage', this.described(text));
   }
 
   /** Runs `work` while nothing else happens to the container. */

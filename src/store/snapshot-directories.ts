@@ -38,7 +38,7 @@ export class SnapshotDirectories {
    * directory is given up.
    */
   async provide<T>(wanted: WantedSnapshot, addRow: (place: SnapshotPlacement) => Promise<T>): Promise<T> {
-    const { pool, staging } = this.context;
+    const { staging } = this.context;
     const args = this.describe(wanted);
     const { driver, spec } = args;
     const shelf = shelfOf(wanted, driver);
@@ -48,7 +48,7 @@ export class SnapshotDirectories {
     staging.add(dir);
     try {
       const made = await this.trees.using({ driver, stack: spec.stack }, async () => {
-        if (ready === null) await pool.run('short', 'snapshot.create', snapshot);
+        if (ready === null) await this.make(snapshot);
         return addRow({ dir, driver });
       });
       if (shelf !== null) this.stock.refill(shelf, snapshot);
@@ -59,6 +59,13 @@ export class SnapshotDirectories {
     } finally {
       staging.delete(dir);
     }
+  }
+
+  /** Where it takes as long as its image is large, it does not stand in the way of short calls. */
+  private async make(snapshot: SnapshotArgs): Promise<void> {
+    const { pool } = this.context;
+    if (await pool.run('short', 'snapshot.createSoon', snapshot)) return;
+    await pool.run('bulk', 'snapshot.create', snapshot);
   }
 
   private describe({ stackId, rootOwner, ...rest }: WantedSnapshot): SnapshotArgs {

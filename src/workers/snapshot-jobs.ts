@@ -29,6 +29,14 @@ const CHANGES_PER_CHUNK = 500;
 export function snapshotJobs(drivers: Drivers, places: Places) {
   const keeper = (args: SnapshotArgs) => drivers(args.driver).snapshots;
   return {
+    /** Made here and now; false where that would take long, and the call belongs among those that may. */
+    'snapshot.createSoon': async (args: SnapshotArgs): Promise<boolean> => {
+      const snapshots = keeper(args);
+      if (snapshots.takesLong?.(args.spec) === true) return false;
+      await snapshots.create(args.spec);
+      return true;
+    },
+
     'snapshot.create': async (args: SnapshotArgs): Promise<void> => keeper(args).create(args.spec),
 
     /** Makes directories for more snapshots like this; false where the driver makes each for itself. */
