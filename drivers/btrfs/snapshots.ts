@@ -28,7 +28,7 @@ export class BtrfsSnapshots extends TreeSnapshots {
   }
 
   takesLong({ stack }: SnapshotSpec): boolean {
-    return !this.trees.isThere(stack);
+    return !this.trees.isThere(onlyLayers(stack));
   }
 
   /** What is not shared with the chain's tree: as quota counts it, else the whole files that were touched. */
