@@ -184,6 +184,7 @@ export class Engine implements EngineApi {
         boot: bootId(),
         staging: new Set(),
         stock: new Set(),
+        leftovers: new Set(),
       };
       const recovery = await recover(context);
       await tellRecovery(context, recovery);

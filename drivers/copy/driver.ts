@@ -3,6 +3,7 @@ import type { DriverOptions } from '../../src/core/engine-config.js';
 import { canClone } from '../../src/linux/features.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
 import type { Driver, DriverContext, DriverModule, ProbeResult } from '../driver.js';
+import { probeBelow } from '../probing.js';
 import { TarLayers } from '../tar-layers.js';
 import { linuxTools, nodeTools } from '../trees/tools.js';
 import { CopySnapshots } from './snapshots.js';
@@ -45,8 +46,10 @@ function probeCopy(places: Places, options: DriverOptions): ProbeResult {
   if (!usesFfi(options)) {
     return { available: true, reason: 'by Node alone: what cannot be set on disk is kept in the catalogs' };
   }
-  const how = canClone(places.root) ? 'files share their blocks until they are written' : 'every file is copied';
-  return { available: true, reason: `with every attribute, as root; ${how}` };
+  return probeBelow(places, (directory) => {
+    const how = canClone(directory) ? 'files share their blocks until they are written' : 'every file is copied';
+    return `with every attribute, as root; ${how}`;
+  });
 }
 
 /** Every attribute can be set: root on Linux, with system calls of our own. */

@@ -1,18 +1,18 @@
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
 import type { DriverOptions } from '../../src/core/engine-config.js';
-import { LayerdError, toLayerdError } from '../../src/core/errors.js';
+import { LayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
 import { erofsMount } from '../../src/linux/erofs.js';
 import { close, fdPath } from '../../src/linux/files.js';
-import { linuxAvailable } from '../../src/linux/libc.js';
 import { overlayMount } from '../../src/linux/overlay.js';
 import type { TarEntryType } from '../../src/tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../../src/tar/writer.js';
 import type { ProbeResult } from '../driver.js';
+import { probeBelow } from '../probing.js';
 import { scanTarFile, writeIndexFile } from './index-file.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import { layerFiles } from './layer-files.js';
@@ -21,19 +21,11 @@ import { layerFiles } from './layer-files.js';
  * Stores a tiny layer below the root, mounts it as it would be, reads a file of it, and writes to it through an overlay.
  */
 export function probeErofs(places: Places, options: DriverOptions): ProbeResult {
-  const linux = linuxAvailable();
-  if (!linux.available) return { available: false, reason: `system calls cannot be made: ${linux.reason}` };
-  let directory: string | null = null;
-  try {
-    mkdirSync(places.root, { recursive: true, mode: 0o700 });
-    directory = mkdtempSync(join(places.root, 'probe-'));
+  const { available, reason } = probeBelow(places, (directory) => {
     tryLayer(directory, options.erofs.directio);
-    return { available: true, reason: `Linux ${release()}: an EROFS layer was mounted from files and written to` };
-  } catch (thrown) {
-    return { available: false, reason: `Linux ${release()}: ${toLayerdError(thrown).message}` };
-  } finally {
-    if (directory !== null) rmSync(directory, { recursive: true, force: true });
-  }
+    return 'an EROFS layer was mounted from files and written to';
+  });
+  return { available, reason: `Linux ${release()}: ${reason}` };
 }
 
 const CONTENT = 'a file of a layer\n';

@@ -1,29 +1,19 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { toLayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
 import { bytesOf } from '../../src/core/bytes.js';
-import { linuxAvailable } from '../../src/linux/libc.js';
 import { AT_FDCWD, close, fdPath, mknodat } from '../../src/linux/files.js';
 import { overlayMount, overlayWay } from '../../src/linux/overlay.js';
 import { setXattr } from '../../src/linux/xattr.js';
 import type { ProbeResult } from '../driver.js';
+import { probeBelow } from '../probing.js';
 
 /** Mounts a tiny overlay below the root, with a whiteout, an opaque directory and a write through it. */
 export function probeOverlay2(places: Places): ProbeResult {
-  const linux = linuxAvailable();
-  if (!linux.available) return { available: false, reason: `system calls cannot be made: ${linux.reason}` };
-  let directory: string | null = null;
-  try {
-    mkdirSync(places.root, { recursive: true, mode: 0o700 });
-    directory = mkdtempSync(join(places.root, 'probe-'));
+  return probeBelow(places, (directory) => {
     tryOverlay(directory);
-    return { available: true, reason: `an overlay was mounted and written to (layers given by ${WAYS[overlayWay()]})` };
-  } catch (thrown) {
-    return { available: false, reason: toLayerdError(thrown).message };
-  } finally {
-    if (directory !== null) rmSync(directory, { recursive: true, force: true });
-  }
+    return `an overlay was mounted and written to (layers given by ${WAYS[overlayWay()]})`;
+  });
 }
 
 const WAYS = { fd: 'descriptor', string: 'path', mount: 'option string' } as const;

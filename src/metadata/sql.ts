@@ -74,7 +74,7 @@ export function sqlError(thrown: unknown): unknown {
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') {
     return new LayerdError('STORE_DAMAGED', failed, {
       details,
-      hint: 'Restore a backup, or move db/ away: layers and images are rebuilt from the files.',
+      hint: 'Look at dmesg first: a disk that cannot be read looks the same. Then restore a backup, or move db/ away: layers and images are rebuilt from the files.',
       cause: thrown,
     });
   }

@@ -7,6 +7,7 @@ import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
 import type { Discards } from './discards.js';
+import { clearLeftovers, moveToTrash } from './leftovers.js';
 import { partialName } from './partials.js';
 import type { Stock } from './stock.js';
 import type { Trees } from './trees.js';
@@ -83,6 +84,7 @@ export class Collector {
     if (options.dryRun === true) return report;
     await this.discards.settled();
     await (options.wait === true ? this.stock.clear() : this.stock.tidy());
+    await clearLeftovers(this.context);
     const swept = this.sweep();
     if (options.wait !== true) return report;
     await swept;
@@ -127,19 +129,26 @@ export class Collector {
 
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
   private async toTrash(collected: Collected): Promise<number> {
-    const { pool } = this.context;
+    const { pool, leftovers } = this.context;
     const { layers, blobs, partials, uppers } = collected;
     if (layers.length + blobs.length + partials.length + uppers.length === 0) return 0;
-    const { pinned } = await pool.run('unmount', 'trash.layers', {
-      layers: layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
-    });
-    await pool.run('short', 'trash.move', {
+    const trash = {
       layers: layers.map((layer) => layer.dir),
       snapshots: uppers.map((upper) => upper.dir),
       trees: [],
       blobs: [...blobs.map((blob) => blob.file), ...partials.map(partialName)],
-    });
-    return pinned;
+    };
+    try {
+      const { pinned } = await pool.run('unmount', 'trash.layers', {
+        layers: layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
+      });
+      await moveToTrash(this.context, trash);
+      return pinned;
+    } catch (thrown) {
+      // Their rows are gone: nothing else remembers them.
+      for (const name of [...trash.layers, ...trash.snapshots, ...trash.blobs]) leftovers.add(name);
+      throw thrown;
+    }
   }
 
   /** Unlinks what is in the trash, in the background, one sweep at a time. */

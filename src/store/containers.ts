@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { onlyLayers } from '../../drivers/driver.js';
 import type { Once } from '../core/api.js';
-import { LayerdError } from '../core/errors.js';
+import { LayerdError, toLayerdError } from '../core/errors.js';
 import { KeyedLock } from '../core/keyed-lock.js';
 import type {
   Change,
@@ -134,8 +134,13 @@ export class Containers {
   mount(text: string, once?: Once): Promise<MountResult> {
     const { pool, reader, writer, boot } = this.context;
     return this.locked(text, async (row) => {
-      const path = await pool.run('short', 'snapshot.mount', snapshotOf(reader, row));
-      return writer.run('countMount', { id: row.id, boot, path }, once && { ...once, boot });
+      const snapshot = snapshotOf(reader, row);
+      const path = await pool.run('short', 'snapshot.mount', snapshot);
+      const isFirst = this.mounts(row) === 0;
+      return this.counted(
+        () => writer.run('countMount', { id: row.id, boot, path }, once && { ...once, boot }),
+        () => (isFirst ? pool.run('unmount', 'snapshot.unmount', { ...snapshot, force: false }) : null),
+      );
     });
   }
 
@@ -155,10 +160,13 @@ export class Containers {
           details: { container: row.id },
         });
       }
-      if (held <= 1 || force) {
-        await pool.run('unmount', 'snapshot.unmount', { ...snapshotOf(reader, row), force });
-      }
-      return writer.run('countUnmount', { id: row.id, boot, all: force }, once && { ...once, boot });
+      const snapshot = snapshotOf(reader, row);
+      const isLast = held <= 1 || force;
+      if (isLast) await pool.run('unmount', 'snapshot.unmount', { ...snapshot, force });
+      return this.counted(
+        () => writer.run('countUnmount', { id: row.id, boot, all: force }, once && { ...once, boot }),
+        () => (isLast && held > 0 ? pool.run('short', 'snapshot.mount', snapshot) : null),
+      );
     });
   }
 
@@ -228,6 +236,18 @@ export class Containers {
 
   private described(text: string): SnapshotArgs {
     return snapshotOf(this.context.reader, this.find(text));
+  }
+
+  /** Where the count cannot be written, `undo` makes true again what it says; where that fails, the next start does. */
+  private async counted<T>(count: () => Promise<T>, undo: () => Promise<unknown> | null): Promise<T> {
+    try {
+      return await count();
+    } catch (thrown) {
+      await undo()?.catch((error: unknown) => {
+        this.context.log.warn({ error: toLayerdError(error).toBody() }, 'a mount is not as it is counted');
+      });
+      throw thrown;
+    }
   }
 }
 

@@ -27,6 +27,8 @@ export interface StoreContext {
   staging: Set<string>;
   /** Directories of snapshots that were made ahead. */
   stock: Set<string>;
+  /** Names of directories and blobs that a failed operation may have left behind; see leftovers.ts. */
+  leftovers: Set<string>;
 }
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567';

@@ -36,7 +36,11 @@ export class Discards {
       await this.context.pool.run('short', 'snapshot.discard', snapshot);
     } catch (thrown) {
       const { dir } = snapshot.spec;
-      this.context.log.warn({ dir, error: toLayerdError(thrown).toBody() }, 'directory stays until the next start');
+      this.context.leftovers.add(dir);
+      this.context.log.warn(
+        { dir, error: toLayerdError(thrown).toBody() },
+        'directory stays until the next collection',
+      );
     }
   }
 }

@@ -14,6 +14,7 @@ import type { Expectation, Ingested } from '../content/ingest.js';
 import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
 import type { Lane } from '../workers/pool.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
+import { moveToTrash } from './leftovers.js';
 import { Partials, type PartialBlob } from './partials.js';
 
 /**
@@ -167,6 +168,9 @@ export class Layers {
     this.context.staging.add(dir);
     try {
       return await work(dir);
+    } catch (thrown) {
+      this.context.leftovers.add(dir);
+      throw thrown;
     } finally {
       this.context.staging.delete(dir);
     }
@@ -178,14 +182,14 @@ export class Layers {
     dir: string,
     ingested: Ingested & { keptBytes?: number | null },
   ): Promise<LayerArrival> {
-    const { writer, reader, pool } = this.context;
+    const { writer, reader } = this.context;
     const { outcome, blobSpare } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
     const layer = reader.layer(ingested.diffId);
     if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
     if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
     if (outcome !== 'added' || blobSpare) {
       const [layers, blobs] = [outcome === 'added' ? [] : [dir], blobSpare ? [dir] : []];
-      await pool.run('short', 'trash.move', { layers, snapshots: [], trees: [], blobs });
+      await moveToTrash(this.context, { layers, snapshots: [], trees: [], blobs });
     }
     return { layer, blobDigest: ingested.blobDigest, present: outcome === 'present' };
   }
@@ -302,7 +306,7 @@ export class Layers {
   }
 
   private async discard(dir: string): Promise<void> {
-    await this.context.pool.run('short', 'trash.move', { layers: [dir], snapshots: [], trees: [], blobs: [] });
+    await moveToTrash(this.context, { layers: [dir], snapshots: [], trees: [], blobs: [] });
   }
 }
 

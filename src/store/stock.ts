@@ -2,6 +2,7 @@
 import { toLayerdError } from '../core/errors.js';
 import type { SnapshotArgs } from '../workers/snapshot-jobs.js';
 import { newDir, type StoreContext } from './context.js';
+import { moveToTrash } from './leftovers.js';
 
 /** Ready directories of one kind. */
 interface Shelf {
@@ -100,12 +101,7 @@ export class Stock {
 
   private async discard(dirs: readonly string[]): Promise<void> {
     if (dirs.length === 0) return;
-    const { pool, stock, log } = this.context;
-    try {
-      await pool.run('short', 'trash.move', { layers: [], snapshots: dirs, trees: [], blobs: [] });
-      for (const dir of dirs) stock.delete(dir);
-    } catch (thrown) {
-      log.warn({ error: toLayerdError(thrown).toBody() }, 'directories made ahead stay until the next start');
-    }
+    await moveToTrash(this.context, { layers: [], snapshots: dirs, trees: [], blobs: [] });
+    for (const dir of dirs) this.context.stock.delete(dir);
   }
 }

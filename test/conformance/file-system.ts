@@ -18,7 +18,7 @@ export interface FileSystem {
 }
 
 /** In memory where the machine lets us: the tests sync a lot, and would wait for everything else that the disk has to do. */
-const BASE = isWritable('/dev/shm') ? '/dev/shm' : tmpdir();
+export const BASE = isWritable('/dev/shm') ? '/dev/shm' : tmpdir();
 
 /** A directory of the machine itself: nothing is mounted, so that nobody need be root. */
 export const plainDirectory: FileSystem = { name: 'a plain directory', needs: [], make: () => scratch() };

@@ -179,8 +179,9 @@ export function ignore(): void {
 }
 
 /** Bytes allocated below a directory, as du counts them: by another program, hard links once. */
-export async function allocatedBytes(path: string): Promise<number> {
-  return Number.parseInt(await run('du', ['-s', '-x', '-B1', path]), 10);
+export async function allocatedBytes(path: string, exclude: readonly string[] = []): Promise<number> {
+  const without = exclude.map((pattern) => `--exclude=${pattern}`);
+  return Number.parseInt(await run('du', ['-s', '-x', '-B1', ...without, path]), 10);
 }
 
 /** Unmounts what is mounted below a store's home, and removes it. */

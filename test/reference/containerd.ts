@@ -1,5 +1,4 @@
 import { spawn } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -23,14 +22,9 @@ export async function withContainerd<T>(work: (containerd: Containerd) => Promis
   // a short name: overlay's mount options take one page
   const home = mkdtempSync(`${tmpdir()}/ctd-`);
   const mounts: string[] = [];
-  const daemon = spawn('containerd', ['--config', writeConfig(home)], { stdio: ['ignore', 'ignore', 'pipe'] });
-  const end = ended(daemon, 'containerd');
-  end.catch(() => {
-    // told by whoever awaits it: the start below, or stop()
-  });
-  const ctr = (...args: string[]): Promise<string> => run('ctr', ['--address', address(home), ...args]);
+  const daemon = await startContainerd(home, `${home}/root`);
+  const { ctr } = daemon;
   try {
-    await Promise.race([ready(home, ctr), end.then(() => Promise.reject(new Error('containerd ended by itself')))]);
     return await work({
       address: address(home),
       ctr,
@@ -45,8 +39,42 @@ export async function withContainerd<T>(work: (containerd: Containerd) => Promis
     });
   } finally {
     for (const target of mounts) await run('umount', [target]);
-    await stop(daemon, end);
+    await daemon.stop('SIGTERM');
     rmSync(home, { recursive: true, force: true });
+  }
+}
+
+/** A containerd that runs. */
+export interface ContainerdProcess {
+  ctr: Containerd['ctr'];
+  stop: (signal: 'SIGTERM' | 'SIGKILL') => Promise<void>;
+}
+
+/** Starts a containerd with its store in `root` and all else in `home`, and waits until it answers. */
+export async function startContainerd(
+  home: string,
+  root: string,
+  environment: Readonly<Record<string, string>> = {},
+): Promise<ContainerdProcess> {
+  const daemon = spawn('containerd', ['--config', writeConfig(home, root)], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, ...environment },
+  });
+  const end = ended(daemon, 'containerd');
+  end.catch(() => {
+    // told by whoever awaits it: the start below, or stop()
+  });
+  const ctr = (...args: string[]): Promise<string> => run('ctr', ['--address', address(home), ...args]);
+  const stop = (signal: 'SIGTERM' | 'SIGKILL'): Promise<void> => {
+    daemon.kill(signal);
+    return signal === 'SIGTERM' ? end : end.catch(() => undefined);
+  };
+  try {
+    await Promise.race([ready(home, ctr), end.then(() => Promise.reject(new Error('containerd ended by itself')))]);
+    return { ctr, stop };
+  } catch (thrown) {
+    await stop('SIGKILL');
+    throw thrown;
   }
 }
 
@@ -55,10 +83,10 @@ function address(home: string): string {
 }
 
 /** Only what unpacking needs: no CRI, no other snapshotter, no metrics, nothing of /etc. */
-function writeConfig(home: string): string {
+function writeConfig(home: string, root: string): string {
   const config = `
 version = 2
-root = "${home}/root"
+root = "${root}"
 state = "${home}/state"
 disabled_plugins = [
   "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
@@ -79,10 +107,6 @@ async function ready(home: string, ctr: Containerd['ctr']): Promise<void> {
     if (Date.now() > deadline) throw new Error(`containerd did not open ${address(home)} within 30 s`);
     await sleep(50);
   }
-  await ctr('version');
-}
-
-async function stop(daemon: ChildProcess, end: Promise<void>): Promise<void> {
-  daemon.kill('SIGTERM');
-  await end;
+  // not `version`: that makes a file with an id, which containerd does not sync, and reads no more when it came to be empty
+  await ctr('namespaces', 'ls');
 }

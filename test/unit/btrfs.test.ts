@@ -156,7 +156,7 @@ describeWith('the btrfs driver', NEEDS, () => {
     const probes = probeDrivers(rig().places, options);
     expect(probes.find(({ name }) => name === 'btrfs')).toMatchObject({ available: true, auto: false });
     expect(probes.filter(({ auto }) => auto).map(({ name }) => name)).toEqual(['erofs', 'overlay2', 'copy']);
-    expect(readdirSync(rig().places.root).filter((name) => name.startsWith('probe'))).toEqual([]);
+    expect(readdirSync(rig().places.snapshots).filter((name) => name.startsWith('probe'))).toEqual([]);
     expect(subvolumes(rig())).toBe('');
   });
 });
