@@ -1,5 +1,5 @@
 /** What the probes of drivers have in common. */
-import { mkdirSync, mkdtempSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { bytesOf } from '../src/core/bytes.js';
 import { toLayerdError, type ErrorCode } from '../src/core/errors.js';
@@ -21,7 +21,9 @@ export function probeBelow(places: Places, attempt: (directory: string) => strin
   if (!linux.available) return { available: false, reason: `system calls cannot be made: ${linux.reason}` };
   let directory: string | null = null;
   try {
-    mkdirSync(places.snapshots, { recursive: true, mode: 0o700 });
+    mkdirSync(places.root, { recursive: true, mode: 0o700 });
+    // not recursively: Node tells ENOENT then, where the file system is read-only
+    if (!existsSync(places.snapshots)) mkdirSync(places.snapshots, { mode: 0o700 });
     directory = mkdtempSync(join(places.snapshots, 'probe-'));
     return { available: true, reason: attempt(directory) };
   } catch (thrown) {
