@@ -16,6 +16,7 @@ import type {
   SaveOptions,
 } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
+import type { Digest } from './core/digest.js';
 import { LayerdError } from './core/errors.js';
 import { lazily } from './core/lazily.js';
 import { Places } from './core/places.js';
@@ -25,6 +26,7 @@ import { Possession } from './disk/possession.js';
 import { Images } from './image/images.js';
 import { fileSystemType, kernelFeatures } from './linux/features.js';
 import { linuxAvailable } from './linux/libc.js';
+import { buildCacheEntry } from './metadata/operations/build-cache.js';
 import { MetadataReader } from './metadata/reader.js';
 import { MetadataWriter } from './metadata/writer.js';
 import { Chains } from './store/chains.js';
@@ -420,6 +422,24 @@ export class Engine implements EngineApi {
     return this.explainer.explain(subject);
   }
 
+  bindBuildCache(step: words.BuildCacheKey & { layer: Digest | null }): Promise<words.BuildCacheEntry> {
+    return this.context.writer.run('bindBuildCache', step);
+  }
+
+  useBuildCache(step: words.BuildCacheKey): Promise<words.BuildCacheEntry | null> {
+    return this.context.writer.run('useBuildCache', step);
+  }
+
+  buildCache(): words.BuildCacheEntry[] {
+    return this.context.reader.buildCache().map(buildCacheEntry);
+  }
+
+  async removeBuildCache(ids: readonly number[]): Promise<{ removed: number[] }> {
+    const removed = await this.context.writer.run('removeBuildCache', { ids: ids.length === 0 ? null : ids });
+    this.collector.soon();
+    return { removed };
+  }
+
   createLease(options: Parameters<EngineApi['createLease']>[0], once?: Once): Promise<words.Lease> {
     return this.leaseStore.create(options, once);
   }
@@ -471,8 +491,8 @@ async function openRegistries(
   return { registries, puller: new Puller(context, { registries, leases, loader }) };
 }
 
-function collectorSettings(config: Pick<EngineConfig, 'gc' | 'events'>) {
-  return { ...config.gc, maxEvents: config.events.maxRows };
+function collectorSettings(config: ReloadableEngineConfig) {
+  return { ...config.gc, buildCache: config.buildCache, maxEvents: config.events.maxRows };
 }
 
 function kernelOf(): words.Info['kernel'] {

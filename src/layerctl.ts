@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The command line of layerd: the commands of src/cli on the client of src/client. */
 import { Command, CommanderError } from 'commander';
+import { buildCacheCommands } from './cli/build-cache.js';
 import { Cli } from './cli/cli.js';
 import { containerCommands } from './cli/containers.js';
 import { separated } from './cli/command-line.js';
@@ -32,6 +33,7 @@ const groups = [
   layerCommands,
   containerCommands,
   runCommands,
+  buildCacheCommands,
   storeCommands,
   systemCommands,
 ];

@@ -3,6 +3,8 @@ import type { LoadOptions, OnProgress, PullOptions, SaveOptions } from '../core/
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type {
+  BuildCacheEntry,
+  BuildCacheKey,
   Change,
   CheckOptions,
   CheckReport,
@@ -277,6 +279,29 @@ export class LayerdClient {
   /** What keeps an image, a layer or chain digest, a container or a path below the root on disk. */
   why(subject: string): Promise<WhyReport> {
     return this.transport.json('GET', '/v1/why', { query: { subject } });
+  }
+
+  /** Remembers which layer (null: none) a step of a build made. The layer stays as long as the entry. */
+  bindBuildCache(step: BuildCacheKey & { layer: Digest | null }): Promise<BuildCacheEntry> {
+    return this.transport.json('POST', '/v1/build-cache', { json: step });
+  }
+
+  /** What the step made when it was last done, after a restart and for every image; null where it must be done. */
+  async useBuildCache(step: BuildCacheKey): Promise<BuildCacheEntry | null> {
+    const { entry } = await this.transport.json<{ entry: BuildCacheEntry | null }>('POST', '/v1/build-cache/use', {
+      json: step,
+    });
+    return entry;
+  }
+
+  /** What was used last first. */
+  buildCache(): Promise<BuildCacheEntry[]> {
+    return this.transport.json('GET', '/v1/build-cache');
+  }
+
+  /** Forgets these entries, or all; their layers are collected where nothing else has them. */
+  removeBuildCache(ids: readonly number[] = []): Promise<{ removed: number[] }> {
+    return this.transport.json('DELETE', '/v1/build-cache', { query: { id: ids.map(String) } });
   }
 
   createLease({

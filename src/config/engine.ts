@@ -18,6 +18,7 @@ export function engineConfigOf(settings: Settings): EngineConfig {
     },
     keepBlobs: settings.keep_blobs,
     gc: { intervalMs: settings['gc.interval'], graceMs: settings['gc.grace'] },
+    buildCache: { maxAgeMs: settings['build_cache.max_age'], maxBytes: settings['build_cache.max_size'] },
     events: { maxRows: settings['events.max'] },
     limits: { layerEntries: settings['limits.layer_entries'], layerBytes: settings['limits.layer_size'] },
     workers: {

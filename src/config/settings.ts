@@ -92,6 +92,16 @@ export const SETTINGS = {
     'Between two garbage collections by the timer. 0: no timer; only `layerctl gc` collects.',
   ),
   'gc.grace': reloading(duration, ENGINE.gc.graceMs, 'What nothing refers to any more stays this long.'),
+  'build_cache.max_age': reloading(
+    duration,
+    ENGINE.buildCache.maxAgeMs,
+    'A step of a build that nobody asked for so long is forgotten, and its layer with it if nothing else has it.',
+  ),
+  'build_cache.max_size': reloading(
+    size,
+    ENGINE.buildCache.maxBytes,
+    'What the build cache may keep that no image has; what was asked for last stays.',
+  ),
   'events.max': reloading(count(100, 10_000_000), ENGINE.events.maxRows, 'How many events are kept for replay.'),
   'limits.layer_entries': setting(
     count(1, 100_000_000),

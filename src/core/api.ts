@@ -6,6 +6,8 @@
 import type { Digest } from './digest.js';
 import type {
   ArchiveFormat,
+  BuildCacheEntry,
+  BuildCacheKey,
   Change,
   CheckOptions,
   CheckReport,
@@ -142,6 +144,17 @@ export interface EngineApi {
   diskUsage(): Promise<DiskReport>;
   /** `subject`: image, layer or chain digest, container, or an absolute path below the root. */
   why(subject: string): Promise<WhyReport>;
+
+  /**
+   * Remembers which layer a step of a build made, also without any image; the layer then stays as long as the entry.
+   * Throws LAYER_NOT_FOUND.
+   */
+  bindBuildCache(step: BuildCacheKey & { layer: Digest | null }): Promise<BuildCacheEntry>;
+  /** What the step made when it was last done; null where it must be done (again). */
+  useBuildCache(step: BuildCacheKey): Promise<BuildCacheEntry | null>;
+  buildCache(): BuildCacheEntry[];
+  /** Forgets these entries; all of them where none are named. */
+  removeBuildCache(ids: readonly number[]): Promise<{ removed: number[] }>;
 
   createLease(
     options: {

@@ -61,6 +61,8 @@ export interface EngineConfig {
     /** What nothing refers to any more stays this long. */
     graceMs: number;
   };
+  /** What the build cache may keep: for how long nobody asked for it, and how many bytes that no image has. */
+  buildCache: { maxAgeMs: number; maxBytes: number };
   events: {
     /** Older events are dropped above this number. */
     maxRows: number;
@@ -76,7 +78,7 @@ export interface EngineConfig {
 }
 
 /** What can change while the engine runs (SIGHUP); it is handed to `engine.reconfigure()`. */
-export type ReloadableEngineConfig = Pick<EngineConfig, 'gc' | 'events'>;
+export type ReloadableEngineConfig = Pick<EngineConfig, 'gc' | 'buildCache' | 'events'>;
 
 const MINUTE = 60_000;
 const MIB = 1024 ** 2;
@@ -94,6 +96,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   },
   keepBlobs: false,
   gc: { intervalMs: 10 * MINUTE, graceMs: MINUTE },
+  buildCache: { maxAgeMs: 7 * 24 * 60 * MINUTE, maxBytes: 10 * GIB },
   events: { maxRows: 10_000 },
   limits: { layerEntries: 1_000_000, layerBytes: 256 * GIB },
   workers: { short: 2, unmount: 1, bulk: Math.max(2, availableParallelism()), sweep: 1 },

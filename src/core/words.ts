@@ -233,7 +233,7 @@ export interface GcOptions {
 export interface GcReport {
   dryRun: boolean;
   removed: {
-    kind: 'image' | 'layer' | 'snapshot' | 'tree' | 'lease' | 'blob' | 'partial';
+    kind: 'image' | 'layer' | 'snapshot' | 'tree' | 'lease' | 'blob' | 'partial' | 'build-cache';
     id: string;
     bytes: number;
     why: string;
@@ -307,6 +307,8 @@ export interface DiskReport {
   }[];
   images: { id: Digest; refs: string[]; unique: number; shared: number }[];
   reclaimable: number;
+  /** Entries of the build cache, and bytes of the layers that it alone keeps. */
+  buildCache: { entries: number; bytes: number };
   /** Bytes in `total` that are there once but counted for several files, which share them by reflink; null: unknown. */
   sharedExtents: number | null;
   /** When the live uppers were last measured; null if there are none. */
@@ -319,6 +321,29 @@ export interface WhyReport {
   /** Chains of reasons, each from the subject to a root. */
   paths: string[][];
   conclusion: string;
+}
+
+/** A step of a build: what it was done upon, what was done, and with which files. */
+export interface BuildCacheKey {
+  /** The chain of layers below; null for none. */
+  parent: Digest | null;
+  /** As the builder writes it, with everything that changes its outcome. */
+  instruction: string;
+  /** Of what goes into it besides: the files that it copies, its mounts, its arguments. */
+  inputs: Digest;
+}
+
+export interface BuildCacheEntry extends BuildCacheKey {
+  id: number;
+  /** The layer that the step made; null where it changed no file. */
+  diffId: Digest | null;
+  /** The chain with that layer: the parent of the next step. */
+  chainId: Digest | null;
+  /** Allocated bytes of the layer. */
+  disk: number;
+  created: number;
+  /** When it was last bound or asked for. */
+  used: number;
 }
 
 export interface Lease {

@@ -76,8 +76,8 @@ export class Daemon {
     const gid = await groupNumber(settings.socket_group);
     await this.http?.setGroup(gid);
     this.log.level = settings.log_level;
-    const { gc, events } = engineConfigOf(settings);
-    this.engine.reconfigure({ gc, events });
+    const { gc, buildCache, events } = engineConfigOf(settings);
+    this.engine.reconfigure({ gc, buildCache, events });
     this.settings = { ...this.settings, ...taken } as Settings;
     this.log.info({ changed: taken, needs_restart: restart }, 'settings reloaded');
     this.manager.ready(this.statusText());

@@ -2,8 +2,10 @@ import type { KeptAnswer } from '../core/api.js';
 import { isDigest, type Digest } from '../core/digest.js';
 import type { DriverName, Lease } from '../core/words.js';
 import { openReader } from './database.js';
+import { BUILD_CACHE } from './operations/build-cache.js';
 import type {
   BlobRow,
+  BuildCacheRow,
   KeptBlobRow,
   ChainRow,
   ContainerRow,
@@ -339,6 +341,15 @@ export class MetadataReader {
       )
       .map((row) => row.digest)
       .filter(isDigest);
+  }
+
+  /** The build cache, what was used last first. */
+  buildCache(): BuildCacheRow[] {
+    return this.sql.all(`${BUILD_CACHE} ORDER BY used DESC, build_cache.id DESC`);
+  }
+
+  buildCacheOfLayer(layerId: number): BuildCacheRow[] {
+    return this.sql.all(`${BUILD_CACHE} WHERE layer.id = ?`, layerId);
   }
 
   /** Events after `since`, oldest first, at most `limit`. */

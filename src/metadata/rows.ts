@@ -122,6 +122,20 @@ export interface LeaseRow {
   expires: number | null;
 }
 
+/** An entry of the build cache with its layer: null and 0 where the step made none. */
+export interface BuildCacheRow {
+  id: number;
+  parent: Digest | '';
+  instruction: string;
+  inputs: Digest;
+  layer_id: number | null;
+  created: number;
+  used: number;
+  diff_id: Digest | null;
+  disk: number;
+  in_image: number;
+}
+
 export interface EventRow {
   seq: number;
   time: number;

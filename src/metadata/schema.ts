@@ -16,6 +16,7 @@
  * blob          which compressed bytes were verified to hold which layer; kept ones lie in b/FILE, each under a name that is
  *               never used again, so that one that goes and one that comes never meet
  * answer        what was answered under a client's key, written with what the request did: a repetition gets it again
+ * build_cache   which layer a step of a build made (null: none): parent is a chain ID or '', which need not be here
  * candidate     what lost (or never had) a reference and since when: the collector looks at these only; triggers note
  *               it through the view `loss`, the latest time counts
  * partial       the beginning of a blob in b/HEX.part, as long as a lease holds it; the file may be of any length
@@ -371,6 +372,25 @@ export const MIGRATIONS: readonly string[] = [
   END;
   CREATE TRIGGER snapshot_gone AFTER DELETE ON snapshot BEGIN
     INSERT INTO loss VALUES ('chain', old.chain_id), ('stack', old.stack_id), ('layer', old.layer_id);
+  END;
+  `,
+  `
+  CREATE TABLE build_cache (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent TEXT NOT NULL,
+    instruction TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    layer_id INTEGER REFERENCES layer (id),
+    created INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    UNIQUE (parent, instruction, inputs)
+  ) STRICT;
+  CREATE INDEX build_cache_layer ON build_cache (layer_id);
+  CREATE TRIGGER build_cache_gone AFTER DELETE ON build_cache BEGIN
+    INSERT INTO loss VALUES ('layer', old.layer_id);
+  END;
+  CREATE TRIGGER build_cache_moved AFTER UPDATE OF layer_id ON build_cache WHEN old.layer_id IS NOT new.layer_id BEGIN
+    INSERT INTO loss VALUES ('layer', old.layer_id);
   END;
   `,
 ];

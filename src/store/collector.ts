@@ -16,6 +16,7 @@ export interface CollectorSettings {
   /** 0: never on its own. */
   intervalMs: number;
   graceMs: number;
+  buildCache: { maxAgeMs: number; maxBytes: number };
   /** Events that are kept. */
   maxEvents: number;
 }
@@ -95,7 +96,8 @@ export class Collector {
     const started = performance.now();
     const dryRun = options.dryRun ?? false;
     const { writer, log } = this.context;
-    const collected = await writer.run('collect', { graceMs: options.grace ?? this.settings.graceMs, dryRun });
+    const { graceMs, buildCache } = this.settings;
+    const collected = await writer.run('collect', { graceMs: options.grace ?? graceMs, dryRun, buildCache });
     const trees = await this.trees.unneeded();
     const partials = await this.measured(collected.partials);
     const removed = [...rowsOf(collected, trees), ...partials];
@@ -210,6 +212,7 @@ export class Collector {
 
 function rowsOf(collected: Collected, trees: readonly { name: string; bytes: number }[]): GcReport['removed'] {
   return [
+    ...collected.buildCache.map(({ id, why }) => ({ kind: 'build-cache' as const, id, bytes: 0, why })),
     ...collected.leases.map((id) => ({ kind: 'lease' as const, id, bytes: 0, why: 'it has expired' })),
     ...collected.images.map((id) => ({
       kind: 'image' as const,

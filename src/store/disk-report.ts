@@ -63,6 +63,7 @@ export class DiskReporter {
       images: this.imageRows(),
       reclaimable:
         rows.filter((row) => row.kind === 'trash').reduce((sum, row) => sum + row.bytes, 0) + this.unneeded(),
+      buildCache: this.buildCache(),
       sharedExtents: await pool.run('stream', 'store.shared', undefined),
       uppersMeasured: this.uppers?.at ?? null,
     };
@@ -137,16 +138,24 @@ export class DiskReporter {
     });
   }
 
-  /** Layers that no image, container, snapshot or lease needs: the next collection takes them. */
+  private buildCache(): DiskReport['buildCache'] {
+    const rows = this.context.reader.buildCache();
+    const alone = new Map(rows.filter((row) => row.in_image === 0).map((row) => [row.layer_id, row.disk]));
+    return { entries: rows.length, bytes: [...alone.values()].reduce((sum, disk) => sum + disk, 0) };
+  }
+
+  /** Layers that no image, container, snapshot, lease or build cache needs: the next collection takes them. */
   private unneeded(): number {
     const { reader } = this.context;
+    const cached = new Set(reader.buildCache().map((row) => row.layer_id));
     return reader
       .allStoredLayers()
       .filter(
         ({ layer_id: layer }) =>
           reader.imagesOfLayer(layer).length === 0 &&
           reader.leasesOfLayer(layer).length === 0 &&
-          reader.snapshots.ofLayer(layer).length === 0,
+          reader.snapshots.ofLayer(layer).length === 0 &&
+          !cached.has(layer),
       )
       .reduce((sum, row) => sum + row.disk, 0);
   }

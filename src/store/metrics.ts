@@ -34,6 +34,7 @@ class Metrics {
     this.gauge('layerd_layers', 'Layers in the store.', () => reader.counts().layers);
     this.gauge('layerd_containers', 'Containers.', () => reader.counts().containers);
     this.gauge('layerd_leases', 'Leases, those of running operations included.', () => reader.counts().leases);
+    this.gauge('layerd_build_cache_entries', 'Steps of builds that are remembered.', () => reader.buildCache().length);
     this.gauge('layerd_gc_candidates', 'Rows that the next collection looks at.', () => reader.counts().candidates);
     this.gauge(
       'layerd_event_loop_delay_p99_seconds',

@@ -134,6 +134,9 @@ export class Explainer {
       paths.push([`the snapshot ${key} of ${space} lies on it`]);
     }
     for (const lease of reader.leasesOfLayer(layerId)) paths.push([`lease ${lease} holds it`]);
+    for (const { id, instruction } of reader.buildCacheOfLayer(layerId)) {
+      paths.push([`build cache entry ${id} has it as the outcome of ${shortened(instruction)}`]);
+    }
     return paths;
   }
 
@@ -153,6 +156,11 @@ function report(subject: string, kind: WhyReport['kind'], paths: string[][], oth
   const conclusion =
     paths.length === 0 ? otherwise : `kept by ${paths.length} ${paths.length === 1 ? 'root' : 'roots'}`;
   return { subject, kind, paths, conclusion };
+}
+
+function shortened(instruction: string): string {
+  const [line = ''] = instruction.split('\n');
+  return line.length > 60 || line !== instruction ? `${line.slice(0, 60)}…` : line;
 }
 
 /** A ref as it is stored; what cannot be one stays as it is, and is found by no image. */

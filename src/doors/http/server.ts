@@ -15,6 +15,7 @@ import { DoorMetrics } from './metrics.js';
 import { OnceOnly } from './once.js';
 import { describeRoutes } from './openapi.js';
 import { lingerThenClose, Operations, shuttingDown } from './operations.js';
+import { buildCacheRoutes } from './routes/build-cache.js';
 import { containerRoutes } from './routes/containers.js';
 import { imageRoutes } from './routes/images.js';
 import { layerRoutes } from './routes/layers.js';
@@ -156,8 +157,8 @@ export class HttpDoor {
   }
 
   private addRoutes(app: FastifyInstance): void {
-    for (const add of [systemRoutes, imageRoutes, registryRoutes, layerRoutes, containerRoutes, storeRoutes])
-      add(app, this.context);
+    const groups = [systemRoutes, imageRoutes, registryRoutes, layerRoutes, containerRoutes];
+    for (const add of [...groups, buildCacheRoutes, storeRoutes]) add(app, this.context);
   }
 
   private describe(): Promise<object> {

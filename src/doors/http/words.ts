@@ -1,5 +1,6 @@
 /** The schemas of core/words.ts, as components of the OpenAPI document. */
 import type {
+  BuildCacheEntry,
   Change,
   CheckReport,
   CommitResult,
@@ -198,7 +199,7 @@ export const COMPONENTS: Record<string, Schema> = {
     dryRun: yes,
     removed: list(
       object<GcReport['removed'][number]>({
-        kind: oneWord('image', 'layer', 'snapshot', 'tree', 'lease', 'blob', 'partial'),
+        kind: oneWord('image', 'layer', 'snapshot', 'tree', 'lease', 'blob', 'partial', 'build-cache'),
         id: text,
         bytes: natural,
         why: text,
@@ -263,6 +264,10 @@ export const COMPONENTS: Record<string, Schema> = {
       object<DiskReport['images'][number]>({ id: digest, refs: list(text), unique: natural, shared: natural }),
     ),
     reclaimable: natural,
+    buildCache: about(
+      object<DiskReport['buildCache']>({ entries: natural, bytes: natural }),
+      'Entries of the build cache, and bytes of the layers that it alone keeps.',
+    ),
     sharedExtents: nullable(natural),
     uppersMeasured: nullable(time),
   }),
@@ -271,6 +276,17 @@ export const COMPONENTS: Record<string, Schema> = {
     kind: oneWord('image', 'layer', 'chain', 'container', 'snapshot', 'file', 'unknown'),
     paths: list(list(text)),
     conclusion: text,
+  }),
+  BuildCacheEntry: object<BuildCacheEntry>({
+    id: natural,
+    parent: nullable(digest),
+    instruction: text,
+    inputs: digest,
+    diffId: about(nullable(digest), 'The layer that the step made; null where it changed no file.'),
+    chainId: about(nullable(digest), 'The chain with that layer: the parent of the next step.'),
+    disk: natural,
+    created: time,
+    used: about(time, 'When it was last bound or asked for.'),
   }),
   Lease: object<Lease>({
     id: text,

@@ -7,6 +7,7 @@
 import { candidateClock } from '../database.js';
 import type { Digest } from '../../core/digest.js';
 import type { DriverName } from '../../core/words.js';
+import { trimBuildCache, type BuildCacheLimits } from './build-cache.js';
 import type { ImageRow, KeptBlobRow, LayerRow, LeaseRow, PartialRow, StoredLayerRow } from '../rows.js';
 import { deleteImage } from './images.js';
 import type { Transaction } from './transaction.js';
@@ -15,9 +16,11 @@ export interface CollectArgs {
   graceMs: number;
   /** Say what would go, change nothing. */
   dryRun: boolean;
+  buildCache: BuildCacheLimits;
 }
 
 export interface Collected {
+  buildCache: { id: string; why: string }[];
   leases: string[];
   images: Digest[];
   blobs: { digest: Digest; file: string; bytes: number }[];
@@ -44,10 +47,10 @@ class DryRun extends Error {
 
 /** Deletes the rows of what nothing references; the directories of `layers` and the files of `blobs` are garbage from then on. */
 export function collect(tx: Transaction, args: CollectArgs): Collected {
-  if (!args.dryRun) return collectRows(tx, args.graceMs);
+  if (!args.dryRun) return collectRows(tx, args);
   try {
     tx.sql.db.transaction(() => {
-      throw new DryRun(collectRows(tx, args.graceMs));
+      throw new DryRun(collectRows(tx, args));
     })();
   } catch (thrown) {
     if (thrown instanceof DryRun) return thrown.collected;
@@ -56,8 +59,16 @@ export function collect(tx: Transaction, args: CollectArgs): Collected {
   throw new Error('unreachable: a dry run always rolls back');
 }
 
-function collectRows(tx: Transaction, graceMs: number): Collected {
-  const collected: Collected = { leases: [], images: [], blobs: [], partials: [], layers: [], uppers: [] };
+function collectRows(tx: Transaction, { graceMs, buildCache }: CollectArgs): Collected {
+  const collected: Collected = {
+    buildCache: trimBuildCache(tx, buildCache),
+    leases: [],
+    images: [],
+    blobs: [],
+    partials: [],
+    layers: [],
+    uppers: [],
+  };
   for (const lease of tx.sql.all<LeaseRow>('SELECT * FROM lease WHERE expires <= ?', tx.now)) {
     tx.sql.run('DELETE FROM lease WHERE id = ?', lease.id);
     collected.leases.push(lease.id);
@@ -152,7 +163,8 @@ function sweepLayer(tx: Transaction, id: number, collected: Collected): void {
   const needed = tx.sql.get<{ needed: number }>(
     `SELECT EXISTS (SELECT 1 FROM chain WHERE chain.layer_id = layer.id)
          OR EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
-         OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.layer_id = layer.id) AS needed
+         OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.layer_id = layer.id)
+         OR EXISTS (SELECT 1 FROM build_cache WHERE build_cache.layer_id = layer.id) AS needed
      FROM layer WHERE id = ?`,
     id,
   );

@@ -1,4 +1,5 @@
 /** Every operation of the writer, by name. */
+import { bindBuildCache, removeBuildCache, useBuildCache } from './build-cache.js';
 import { extendChain } from './chains.js';
 import { collect } from './collect.js';
 import { addContainer, countMount, countUnmount, removeContainer } from './containers.js';
@@ -61,6 +62,9 @@ export const operations = {
   dropLease,
   holdPartial,
   noteRemoteBlobs,
+  bindBuildCache,
+  useBuildCache,
+  removeBuildCache,
   collect,
   recordEvent,
   trimEvents,
