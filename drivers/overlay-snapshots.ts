@@ -86,7 +86,7 @@ export class OverlaySnapshots implements SnapshotKeeper {
       `the mount options of ${spec.stack.length} layers have ${length} bytes; mount(2) takes ${MOUNT_DATA_MAX}`,
       {
         details: { layers: spec.stack.length, found: length, limit: MOUNT_DATA_MAX },
-        hint: 'Let layerd mount it, or give the root a shorter path.',
+        hint: 'Let layerd mount it, or give the root and the run directory shorter paths.',
       },
     );
   }

@@ -20,6 +20,7 @@ import type { Digest } from './core/digest.js';
 import { LayerdError } from './core/errors.js';
 import { lazily } from './core/lazily.js';
 import { Places } from './core/places.js';
+import { elapsedMs } from './core/units.js';
 import { VERSION } from './core/version.js';
 import type * as words from './core/words.js';
 import { Possession } from './disk/possession.js';
@@ -188,8 +189,9 @@ export class Engine implements EngineApi {
         stock: new Set(),
         leftovers: new Set(),
       };
+      const began = performance.now();
       const recovery = await recover(context);
-      await tellRecovery(context, recovery);
+      await tellRecovery(context, recovery, began);
       const engine = new Engine({ config, context, choice, possession, recovery });
       engine.collector.start();
       return engine;
@@ -566,7 +568,7 @@ function afterRestart(configured: EngineConfig['driver'], to: words.DriverName):
   return `a restart uses ${configured} for what is new, since that is configured: set driver = "${to}" or "auto"`;
 }
 
-async function tellRecovery(context: StoreContext, recovery: RecoveryReport): Promise<void> {
+async function tellRecovery(context: StoreContext, recovery: RecoveryReport, began: number): Promise<void> {
   const { strays, mounts, unmounted, leases, damaged } = recovery;
   const data = {
     strays: strays.length,
@@ -576,7 +578,8 @@ async function tellRecovery(context: StoreContext, recovery: RecoveryReport): Pr
     damaged: damaged.length,
   };
   if (Object.values(data).every((count) => count === 0)) return;
-  context.log.warn({ ...data, paths: strays.slice(0, 20), damagedLayers: damaged.slice(0, 20) }, 'store recovered');
+  const some = { paths: strays.slice(0, 20), damaged_layers: damaged.slice(0, 20) };
+  context.log.warn({ ...data, ...some, duration_ms: elapsedMs(began) }, 'store recovered');
   await context.writer.run('recordEvent', { type: 'store.recover', subject: '', data });
 }
 

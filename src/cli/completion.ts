@@ -1,5 +1,5 @@
 /** Completion scripts for shells, made from the commands themselves. */
-import type { Command } from 'commander';
+import type { Command, Option } from 'commander';
 import type { LayerdClient } from '../client/client.js';
 import { shortId } from './format.js';
 import { UsageError } from './exit-codes.js';
@@ -18,9 +18,16 @@ interface Completed {
   /** `lease create` is two words. */
   words: string;
   description: string;
-  options: string[];
+  options: Flags[];
   /** What its arguments are: a kind for `layerctl __names`, `files`, or '' for nothing. */
   argument: string;
+}
+
+interface Flags {
+  /** `-o` and `--output`. */
+  names: string[];
+  /** Null where it takes no value; else the words to choose from, or what fits is a file or a program. */
+  value: { words: string[] } | 'files' | 'programs' | null;
 }
 
 /** Throws UsageError for a shell that is not known. */
@@ -68,11 +75,37 @@ function completedCommands(parent: Command, prefix = ''): Completed[] {
     });
 }
 
-function optionsOf(command: Command): string[] {
-  return command.options.flatMap(({ short, long }) => [short, long]).filter((flag) => flag !== undefined);
+function optionsOf(command: Command): Flags[] {
+  return command.options.map((option) => ({
+    names: [option.short, option.long].filter((name) => name !== undefined),
+    value: option.required ? valueOf(option) : null,
+  }));
 }
 
-function bash(commands: readonly Completed[], global: readonly string[]): string {
+/** By the name of the value in the option's flags: `<file>`, `<docker|oci>`. */
+function valueOf({ flags, argChoices }: Option): Flags['value'] {
+  const name = /<(.+)>/.exec(flags)?.[1] ?? '';
+  if (['file', 'path', 'dir', 'cgroup'].includes(name)) return 'files';
+  if (name === 'program') return 'programs';
+  return { words: argChoices ?? (/^[\w|-]+$/.test(name) && name.includes('|') ? name.split('|') : []) };
+}
+
+function namesIn(options: readonly Flags[]): string[] {
+  return options.flatMap(({ names }) => names);
+}
+
+function takesValue({ value }: Flags): boolean {
+  return value !== null;
+}
+
+/** What `compgen` offers for the value of an option. */
+function compgenOf(value: Flags['value']): string {
+  if (value === 'files') return '-f';
+  if (value === 'programs') return '-c';
+  return `-W "${(value?.words ?? []).join(' ')}"`;
+}
+
+function bash(commands: readonly Completed[], global: readonly Flags[]): string {
   const first = [...new Set(commands.map(({ words }) => words.split(' ')[0] ?? ''))];
   const seconds = first
     .map((word) => [
@@ -81,8 +114,16 @@ function bash(commands: readonly Completed[], global: readonly string[]): string
     ])
     .filter(([, words]) => words !== undefined && words.length > 0);
   const cases = commands.map(
-    ({ words, options, argument }) => `    "${words}") options="${options.join(' ')}"; argument="${argument}" ;;`,
+    ({ words, options, argument }) =>
+      `    "${words}") options="${namesIn(options).join(' ')}"; argument="${argument}" ;;`,
   );
+  const values = [{ words: '*', options: global }, ...commands].flatMap(({ words, options }) =>
+    options.filter(takesValue).map(({ names, value }) => {
+      const patterns = names.map((name) => (words === '*' ? `*" ${name}"` : `"${words} ${name}"`));
+      return `    ${patterns.join('|')}) COMPREPLY=($(compgen ${compgenOf(value)} -- "$current")) ;;`;
+    }),
+  );
+  const valued = [...new Set(namesIn([...global, ...commands.flatMap(({ options }) => options)].filter(takesValue)))];
   return `_layerctl() {
   local current="\${COMP_WORDS[COMP_CWORD]}" words=() word command options="" argument="" before="" value=""
   COMPREPLY=()
@@ -93,11 +134,13 @@ function bash(commands: readonly Completed[], global: readonly string[]): string
   fi
   for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     if [[ -n $value ]]; then value=""
-    elif [[ $word == --socket ]]; then value="$word"
-    elif [[ $word != -* ]]; then words+=("$word"); fi
+    else case "$word" in
+      ${valued.join('|')}) value="$word" ;;
+      -*) ;;
+      *) words+=("$word") ;;
+    esac; fi
   done
-  if [[ -n $value ]]; then COMPREPLY=($(compgen -f -- "$current")); return; fi
-  if (( \${#words[@]} == 0 )) && [[ $current != -* ]]; then
+  if (( \${#words[@]} == 0 )) && [[ $current != -* && -z $value ]]; then
     COMPREPLY=($(compgen -W "${first.join(' ')}" -- "$current"))
     return
   fi
@@ -107,16 +150,22 @@ ${seconds
   .map(([word, next]) => {
     const choices = Array.isArray(next) ? next.join(' ') : '';
     return `    ${String(word)})
-      if (( \${#words[@]} == 1 )); then COMPREPLY=($(compgen -W "${choices}" -- "$current")); return; fi
+      if (( \${#words[@]} == 1 )) && [[ -z $value ]]; then COMPREPLY=($(compgen -W "${choices}" -- "$current")); return; fi
       command="\${words[0]} \${words[1]}" ;;`;
   })
   .join('\n')}
   esac
+  if [[ -n $value ]]; then
+    case "$command $value" in
+${values.join('\n')}
+    esac
+    return
+  fi
   case "$command" in
 ${cases.join('\n')}
   esac
   if [[ $current == -* ]]; then
-    COMPREPLY=($(compgen -W "$options ${global.join(' ')}" -- "$current"))
+    COMPREPLY=($(compgen -W "$options ${namesIn(global).join(' ')}" -- "$current"))
   elif [[ $argument == files ]]; then
     COMPREPLY=($(compgen -f -- "$current"))
   elif [[ -n $argument ]]; then
@@ -128,7 +177,7 @@ complete -F _layerctl layerctl
 `;
 }
 
-function fish(commands: readonly Completed[], global: readonly string[]): string {
+function fish(commands: readonly Completed[], global: readonly Flags[]): string {
   const lines = ['complete -c layerctl -f'];
   const seen = new Set<string>();
   for (const { words, description, options, argument } of commands) {
@@ -149,8 +198,12 @@ function fish(commands: readonly Completed[], global: readonly string[]): string
   return `${lines.join('\n')}\n`;
 }
 
-function fishOption(option: string): string {
-  return option.startsWith('--') ? `-l ${option.slice(2)}` : `-s ${option.slice(1)}`;
+function fishOption({ names, value }: Flags): string {
+  const flags = names.map((name) => (name.startsWith('--') ? `-l ${name.slice(2)}` : `-s ${name.slice(1)}`)).join(' ');
+  if (value === null) return flags;
+  if (value === 'files') return `${flags} -r -F`;
+  if (value === 'programs') return `${flags} -x -a '(__fish_complete_command)'`;
+  return value.words.length === 0 ? `${flags} -x` : `${flags} -x -a '${value.words.join(' ')}'`;
 }
 
 function fishText(text: string): string {

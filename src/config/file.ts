@@ -21,6 +21,7 @@ export function readConfigFile(path: string, required: boolean): Map<SettingKey,
     const name = key.join('.');
     if (isTable(raw) && isSection(name)) continue;
     const line = lineOf(source, key);
+    if (isSection(name)) throw invalid(path, line, notASection(name, raw), { key: name });
     if (!isSettingKey(name)) throw invalid(path, line, `there is no setting named ${name}`, { key: name });
     const { kind } = SETTINGS[name];
     const value = kind.fromToml(raw);
@@ -99,6 +100,11 @@ function hasPath(table: Record<string, unknown>, path: readonly string[]): boole
     at = at[key];
   }
   return true;
+}
+
+function notASection(name: string, raw: unknown): string {
+  const keys = Object.keys(SETTINGS).flatMap((key) => (key.startsWith(`${name}.`) ? [key.slice(name.length + 1)] : []));
+  return `${name} is ${JSON.stringify(raw)}, expected a section [${name}] with the settings ${keys.join(', ')}`;
 }
 
 /** `gc` of `gc.interval`. */

@@ -1,4 +1,4 @@
-/** Durations and sizes as people write them in settings and flags. Pure; null where the text is neither. */
+/** Durations, sizes and counts as people write and read them. Pure; null where a text is neither. */
 
 const DURATION_UNITS: readonly (readonly [string, number])[] = [
   ['d', 86_400_000],
@@ -54,4 +54,14 @@ export function formatSize(bytes: number): string {
     if (bytes >= factor && bytes % factor === 0) return `${bytes / factor}${unit}`;
   }
   return String(bytes);
+}
+
+/** `1 container`, `2 containers`. */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** Milliseconds since `began` (of `performance.now()`), to the microsecond, for logs and reports. */
+export function elapsedMs(began: number): number {
+  return Math.round((performance.now() - began) * 1000) / 1000;
 }

@@ -3,6 +3,7 @@ import type { Server } from 'node:http';
 import { engineConfigOf } from '../config/engine.js';
 import type { Configuration } from '../config/load.js';
 import { SETTING_LIST, type SettingKey, type Settings } from '../config/settings.js';
+import { elapsedMs } from '../core/units.js';
 import { VERSION } from '../core/version.js';
 import type { HttpDoor, HttpDoorOptions } from '../doors/http/server.js';
 import { peerOf } from '../doors/peer.js';
@@ -56,7 +57,7 @@ export class Daemon {
       if (at !== null) http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings });
       const metrics = await listenForMetrics(settings.metrics_address, () => metricsText(engine, http));
       const daemon = new Daemon({ settings, log, manager, engine, http, metrics });
-      daemon.announce(performance.now() - began);
+      daemon.announce(elapsedMs(began));
       return daemon;
     } catch (error) {
       await http?.close(0);
@@ -99,7 +100,7 @@ export class Daemon {
     this.metrics?.close();
     await this.http?.close(this.settings.drain_timeout);
     await this.engine.close();
-    this.log.info({ duration_ms: Math.round(performance.now() - began) }, 'stopped');
+    this.log.info({ duration_ms: elapsedMs(began) }, 'stopped');
   }
 
   private announce(durationMs: number): void {
@@ -110,7 +111,7 @@ export class Daemon {
         pid: process.pid,
         ...this.engine.placement(),
         socket,
-        duration_ms: Math.round(durationMs),
+        duration_ms: durationMs,
       },
       'serving',
     );

@@ -18,7 +18,8 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
     const error = toLayerdError(thrown);
     log.fatal({ code: error.code, err: error, details: error.details, hint: error.hint }, message);
     await opened.finish();
-    process.stderr.write(failureLine(error));
+    // a log says it in its last line, a terminal in words
+    if (process.stderr.isTTY) process.stderr.write(failureLine(error));
     return 1;
   };
   let daemon: Daemon;
@@ -66,6 +67,9 @@ function dieOnSurprise(opened: DaemonLog): void {
     opened.log.fatal({ err: thrown }, 'unexpected failure');
     void opened.finish().finally(() => process.exit(70));
   };
+  // Node's own words would be no line of the log
+  process.removeAllListeners('warning');
+  process.on('warning', (warning) => opened.log.warn({ err: warning }, 'warning of the runtime'));
   process.on('uncaughtException', die);
   process.on('unhandledRejection', die);
 }

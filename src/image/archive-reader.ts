@@ -2,6 +2,7 @@
  * Reading image archives: docker-archives (docker save, old form and new) and OCI layouts, from a file, a directory or
  * a stream, plain or compressed. Every layer of the images asked for is stored when `readArchive` resolves.
  */
+import { setMaxListeners } from 'node:events';
 import { type FileHandle, open, readlink } from 'node:fs/promises';
 import { inflate, openCompressed } from '../content/compression.js';
 import { detectCompression, MAGIC_BYTES } from '../content/compression-magic.js';
@@ -171,6 +172,8 @@ async function obtainLayers(
   const queue = new Map(planned.map((layer) => [layer.diffId, layer])).values();
   const abort = new AbortController();
   const either = AbortSignal.any([signal, abort.signal]);
+  // each layer that is worked on listens
+  setMaxListeners(0, either);
   const work = async (): Promise<void> => {
     for (const layer of queue) {
       throwIfCancelled(either);

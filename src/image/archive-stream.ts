@@ -3,6 +3,7 @@
  * handed to the host as it passes, before it is known whether an image needs it; the rest is dropped. When the stream
  * has ended, the images are resolved against what was taken in.
  */
+import { setMaxListeners } from 'node:events';
 import type { ByteSource } from '../content/source.js';
 import { type ByteString, displayBytes } from '../core/bytes.js';
 import { LayerdError, toLayerdError } from '../core/errors.js';
@@ -127,6 +128,8 @@ class Passage {
     this.#host = host;
     this.#table = new MemberTable(label);
     this.#signal = AbortSignal.any([signal, this.#abort.signal]);
+    // each layer that is worked on listens
+    setMaxListeners(0, this.#signal);
   }
 
   async run(source: ByteSource): Promise<{ table: MemberTable<Member>; ended: boolean }> {

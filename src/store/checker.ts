@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { digestFromHex } from '../core/digest.js';
 import type { OnProgress } from '../core/api.js';
 import { isErrno } from '../core/errors.js';
+import { elapsedMs } from '../core/units.js';
 import type { CheckOptions, CheckReport, Problem } from '../core/words.js';
 import type { StackedRow } from '../metadata/rows.js';
 import { storedLayer, type StoreContext } from './context.js';
@@ -44,7 +45,7 @@ export class Checker {
       layersChecked: rows.length,
       bytesRead,
       unverifiable: [...reader.containers().map((row) => row.id), ...this.unverifiable()],
-      durationMs: performance.now() - started,
+      durationMs: elapsedMs(started),
     };
     await writer.run('recordEvent', {
       type: 'store.check',

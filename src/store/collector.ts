@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
+import { elapsedMs } from '../core/units.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
@@ -108,11 +109,11 @@ export class Collector {
       await this.trees.remove(trees.map((tree) => tree.name));
       if (removed.length > 0) {
         await writer.run('recordEvent', { type: 'gc.run', subject: '', data: { removed: removed.length, bytes } });
-        log.info({ removed: removed.length, bytes, durationMs: performance.now() - started }, 'garbage collected');
+        log.info({ removed: removed.length, bytes, duration_ms: elapsedMs(started) }, 'garbage collected');
       }
       await writer.run('trimEvents', { keep: this.settings.maxEvents });
     }
-    return { dryRun, removed, bytes, freed: 0, pinned, durationMs: performance.now() - started };
+    return { dryRun, removed, bytes, freed: 0, pinned, durationMs: elapsedMs(started) };
   }
 
   /** Beginnings of blobs grow without their rows being told: what they occupy is looked up. */
@@ -165,13 +166,17 @@ export class Collector {
     try {
       // mostly there is nothing, and no thread need start to find that out
       if ((await readdir(places.trash)).length === 0) return;
+      const began = performance.now();
+      const total = { removed: 0, bytes: 0 };
       for (;;) {
         const { remaining, removed, bytes, held } = await pool.run('sweep', 'trash.empty', { entries: 32 }, { signal });
-        if (removed > 0) log.info({ removed, bytes }, 'trash emptied');
+        total.removed += removed;
+        total.bytes += bytes;
         for (const problem of held) log.warn({ problem }, 'trash is held');
-        if (remaining === 0 || removed === 0) return;
+        if (remaining === 0 || removed === 0) break;
         await sleep(1);
       }
+      if (total.removed > 0) log.info({ ...total, duration_ms: elapsedMs(began) }, 'trash emptied');
     } catch (thrown) {
       // What is left waits for the next start.
       if (signal.aborted) return;

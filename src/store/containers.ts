@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { onlyLayers } from '../../drivers/driver.js';
 import type { Once } from '../core/api.js';
 import { LayerdError, toLayerdError } from '../core/errors.js';
+import { counted } from '../core/units.js';
 import { KeyedLock } from '../core/keyed-lock.js';
 import type {
   Change,
@@ -175,7 +176,7 @@ export class Containers {
     return this.locked(text, async (row) => {
       const mounts = this.mounts(row);
       if (mounts > 0 && !force) {
-        throw new LayerdError('CONTAINER_MOUNTED', `container ${row.name} is mounted (${mounts} times)`, {
+        throw new LayerdError('CONTAINER_MOUNTED', `container ${row.name} is mounted (${counted(mounts, 'time')})`, {
           details: { container: row.id, mounts },
           hint: 'Unmount it first, or force the removal.',
         });

@@ -4,6 +4,7 @@
  * still to be done, so that a start goes on where a crash left off.
  */
 import { LayerdError, toLayerdError } from '../core/errors.js';
+import { elapsedMs } from '../core/units.js';
 import type { FindOriginal, OriginalLayer } from '../core/snapshots.js';
 import type { Usage } from '../core/words.js';
 import type { ChainRow, LayerRow } from '../metadata/rows.js';
@@ -143,10 +144,7 @@ export class Conversions {
       const layer = await this.layerFor(row, stackId, below, leaseId);
       const step = layer === null ? null : await this.parts.chains.step(layer, below);
       await writer.run('convertSnapshot', { id: row.id, parentChain: below?.id ?? null, step });
-      log.debug(
-        { snapshot: row.key, diffId: layer?.diff_id, durationMs: performance.now() - began },
-        'upper is a layer',
-      );
+      log.debug({ snapshot: row.key, diffId: layer?.diff_id, duration_ms: elapsedMs(began) }, 'upper is a layer');
     });
     this.parts.removed();
   }

@@ -6,6 +6,7 @@
  */
 import type { OnProgress } from '../core/api.js';
 import { LayerdError, toLayerdError, type ErrorCode } from '../core/errors.js';
+import { elapsedMs } from '../core/units.js';
 import type { DriverName, MigrateReport } from '../core/words.js';
 import type { PlacedChainRow } from '../metadata/rows.js';
 import type { Chains } from './chains.js';
@@ -74,7 +75,7 @@ export class Migrator {
     while (await this.pass(migration)) log.debug({ to, chains: report.chains }, 'migrating');
     report.chainsLeft = this.misplaced(to).length;
     report.containers = this.containersElsewhere(to);
-    report.durationMs = performance.now() - started;
+    report.durationMs = elapsedMs(started);
     const { layers, bytes, chains, chainsLeft } = report;
     await writer.run('recordEvent', {
       type: 'store.migrate',

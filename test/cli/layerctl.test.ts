@@ -357,6 +357,12 @@ describe('completion', () => {
     expect(await offers('create', 'docker.io/test/a')).toEqual(['docker.io/test/app:1']);
     expect(await offers('create', 'docker.io/test/app:')).toEqual(['1']);
     expect(await offers('--socket', daemon.socket, 'im')).toEqual(['images']);
+    expect(await offers('save', '--format', 'oci')).toEqual(['oci', 'oci-dir']);
+    expect(await offers('migrate', '--to', '')).toEqual(['erofs', 'overlay2', 'btrfs', 'copy']);
+    expect(await offers('save', '-o', `${home}/completion.b`)).toEqual([`${home}/completion.bash`]);
+    expect(await offers('create', '--name', '')).toEqual(['']);
+    expect(await offers('create', '--name', 'x', 'docker.io/test/a')).toEqual(['docker.io/test/app:1']);
+    expect(await offers('lease', 'create', '--ttl', '1h', '--h')).toEqual(['--hold']);
     await ok('create', 'test/app:1', '--name', 'complete-me');
     expect(await offers('rm', 'comp')).toEqual(['complete-me']);
     await ok('rm', 'complete-me');

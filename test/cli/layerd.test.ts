@@ -95,9 +95,11 @@ describe('a daemon', () => {
     const first = await start();
     const second = await run(LAYERD, ['--root', join(home, 'root'), '--run', join(home, 'run2')]);
     expect(second.code).toBe(1);
-    const [json, human] = second.stderr.trim().split('\n');
-    expect(JSON.parse(json ?? '')).toMatchObject({ level: 'fatal', msg: 'cannot start', code: 'STORE_LOCKED' });
-    expect(human).toMatch(new RegExp(`^layerd: .*\\b${first.pid}\\b`));
+    const [json, ...more] = second.stderr.trim().split('\n');
+    const said = JSON.parse(json ?? '') as { err: { message: string } };
+    expect(said).toMatchObject({ level: 'fatal', msg: 'cannot start', code: 'STORE_LOCKED' });
+    expect(said.err.message).toMatch(new RegExp(`\\b${first.pid}\\b`));
+    expect(more).toEqual([]);
     expect(await first.client.health()).toEqual({ ok: true, problems: [] });
   });
 

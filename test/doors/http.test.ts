@@ -138,6 +138,19 @@ describe('requests and answers', () => {
     });
   });
 
+  it('says what is wrong with a request, and what would be right', async () => {
+    const { socket } = await open();
+    const said = async (path: string, options: Parameters<typeof ask>[3]): Promise<string> =>
+      (JSON.parse((await ask(socket, 'POST', path, options)).text) as { message: string; hint: string }).message;
+    expect(await said('/v1/containers', { json: { image: 'a', nam: 'b' } })).toBe(
+      'body has the property "nam", which is not known',
+    );
+    expect(await said('/v1/migrate', { json: { to: 'zfs' } })).toMatch(/^body\/to must be one of .*overlay2/);
+    expect(await said('/v1/gc', { body: Buffer.from('<gc/>'), headers: { 'content-type': 'text/xml' } })).toBe(
+      'the body is not said to be JSON',
+    );
+  });
+
   it('sends lists as lines and ends them with an error line if they fail', async () => {
     const { socket, engine } = await withImage();
     await ask(socket, 'POST', '/v1/containers', { json: { image: 'base', name: 'c' } });

@@ -90,6 +90,12 @@ describe('wrong configuration names the line', () => {
     ['wrong type', 'root = "/r"\nkeep_blobs = "yes"', 2, 'keep_blobs is "yes", expected true or false'],
     ['behind a value of many lines', 'root = """\n/r"""\ndriver = "zfs"', 3, 'driver is "zfs", expected one of "auto"'],
     ['a value of many lines itself', '# one\n\nsocket_group = [\n  "a",\n  "b"\n]', 3, 'socket_group is ["a","b"]'],
+    [
+      'a value where a section belongs',
+      'root = "/r"\ngc = 3',
+      2,
+      'gc is 3, expected a section [gc] with the settings interval',
+    ],
     ['a table where a value belongs', '[root]\n', 1, 'root is {}'],
     ['relative path', 'run = "run"', 1, 'expected an absolute path'],
     ['number out of range', '\n[events]\nmax = 3', 3, 'events.max is 3, expected a whole number from 100'],

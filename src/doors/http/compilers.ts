@@ -33,9 +33,21 @@ const compileValidator: FastifySchemaCompiler<Record<string, unknown>> = ({ sche
     const ajv = httpPart === 'body' ? strict : converting;
     const validate = ajv.compile(schema);
     if (validate(data)) return { value: data };
-    return { error: invalidRequest(ajv.errorsText(validate.errors, { dataVar: httpPart })) };
+    return { error: invalidRequest((validate.errors ?? []).map((fault) => `${httpPart}${inWords(fault)}`).join(', ')) };
   };
 };
+
+/** A fault with what is needed to put it right. */
+function inWords({ instancePath, keyword, params, message = '' }: AjvModule.ErrorObject): string {
+  const fault = params as Record<string, unknown>;
+  if (keyword === 'additionalProperties') {
+    return `${instancePath} has the property ${JSON.stringify(fault['additionalProperty'])}, which is not known`;
+  }
+  if (keyword === 'enum' && Array.isArray(fault['allowedValues'])) {
+    return `${instancePath} must be one of ${fault['allowedValues'].join(', ')}`;
+  }
+  return `${instancePath} ${message}`;
+}
 
 const compileSerializer = () => (data: unknown) => JSON.stringify(data);
 

@@ -27,7 +27,8 @@ export function statusOf(error: LayerdError): number {
 /** Whatever a handler or the framework threw, as a LayerdError. */
 export function requestError(thrown: unknown): LayerdError {
   if (thrown instanceof LayerdError) return thrown;
-  if (isFastifyError(thrown)) return invalidRequest(thrown.message, thrown);
+  if (isFastifyError(thrown))
+    return thrown.statusCode === 415 ? notJson(thrown) : invalidRequest(thrown.message, thrown);
   return toLayerdError(thrown);
 }
 
@@ -36,6 +37,15 @@ export function invalidRequest(message: string, cause?: FastifyError): LayerdErr
   return new LayerdError('INVALID_ARGUMENT', message, {
     details: cause === undefined ? {} : { reason: cause.code },
     hint: 'GET /v1/openapi.json describes every request.',
+    cause,
+  });
+}
+
+/** A body of a type that the route does not take. */
+function notJson(cause: FastifyError): LayerdError {
+  return new LayerdError('INVALID_ARGUMENT', 'the body is not said to be JSON', {
+    details: { reason: cause.code },
+    hint: 'Send it with the header content-type: application/json. Archives go to POST /v1/images/load, with any type.',
     cause,
   });
 }

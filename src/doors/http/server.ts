@@ -5,6 +5,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import type { Logger } from 'pino';
 import type { EngineApi } from '../../core/api.js';
 import type { LayerdError } from '../../core/errors.js';
+import { elapsedMs } from '../../core/units.js';
 import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
 import { clientGone } from './body.js';
 import { addComponents, schemaController } from './compilers.js';
@@ -170,7 +171,7 @@ export class HttpDoor {
     app.addHook('onRequest', async (request, reply) => {
       reply.header('x-request-id', request.id);
       const began = performance.now();
-      reply.raw.once('close', () => this.finished(request, reply, performance.now() - began));
+      reply.raw.once('close', () => this.finished(request, reply, elapsedMs(began)));
       if (!this.stopping) return;
       reply.header('connection', 'close');
       throw shuttingDown();
@@ -201,7 +202,7 @@ export class HttpDoor {
       route,
       params: request.params,
       status,
-      duration_ms: Math.round(durationMs * 1000) / 1000,
+      duration_ms: durationMs,
       peer_pid: peer?.pid,
       peer_uid: peer?.uid,
     };

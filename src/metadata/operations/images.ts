@@ -1,5 +1,6 @@
 import type { Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
+import { counted } from '../../core/units.js';
 import type { RemovedImage } from '../../core/words.js';
 import type { ContainerRow, ImageRow } from '../rows.js';
 import type { Transaction } from './transaction.js';
@@ -127,7 +128,7 @@ function refuseIfUsed(tx: Transaction, image: ImageRow): void {
   const names = users.map((row) => `${row.name} (${row.id.slice(0, 12)})`);
   throw new LayerdError(
     'IMAGE_IN_USE',
-    `image ${image.image_id.slice(7, 19)} is needed by ${users.length} container(s): ${names.slice(0, 5).join(', ')}`,
+    `image ${image.image_id.slice(7, 19)} is needed by ${counted(users.length, 'container')}: ${names.slice(0, 5).join(', ')}`,
     {
       details: { image: image.image_id, containers: users.map((row) => row.id) },
       hint: 'Remove the containers first.',
