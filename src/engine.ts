@@ -127,7 +127,10 @@ export class Engine implements EngineApi {
     const layerParts = { layers: this.layerStore, leases: this.leaseStore, chains, removed };
     this.conversions = new Conversions(context, layerParts);
     const { conversions } = this;
-    this.snapshots = new Snapshots(context, { ...background, ...layerParts, bytes, directories, conversions });
+    const collect = async (): Promise<void> => {
+      await this.collector.run();
+    };
+    this.snapshots = new Snapshots(context, { ...background, ...layerParts, bytes, directories, conversions, collect });
     this.imageStore = new Images(context, chains);
     this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
     this.archives = lazily(() =>

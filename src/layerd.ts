@@ -55,6 +55,13 @@ program
     process.stdout.write(`${text}\n`);
   });
 program
+  .command('containerd-config')
+  .description("print the lines for containerd's config.toml that make this layerd its snapshotter")
+  .action(async () => {
+    const { containerdLines } = await import('./config/containerd-lines.js');
+    process.stdout.write(containerdLines(load().settings));
+  });
+program
   .command('version')
   .description('print the version')
   .action(() => {

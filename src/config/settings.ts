@@ -61,6 +61,16 @@ export const SETTINGS = {
     (run: string) => join(run, 'layerd.sock'),
     'The Unix socket of the native API, or off. By default layerd.sock in the run directory.',
   ),
+  containerd_socket: setting(
+    pathOrOff,
+    (run: string) => join(run, 'containerd.sock'),
+    'The Unix socket for containerd (a proxy snapshotter), or off. By default containerd.sock in the run directory.',
+  ),
+  containerd_address: setting(
+    pathOrOff,
+    '/run/containerd/containerd.sock',
+    'The socket of containerd itself: layerd reads and writes blobs of its content store there. off: it does not.',
+  ),
   socket_group: reloading(
     text,
     '',

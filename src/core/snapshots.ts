@@ -38,6 +38,8 @@ export interface PrepareOptions {
   sizeLimit?: number;
   /** Its upper need not survive a crash. */
   volatile?: boolean;
+  /** Somebody is about to unpack a layer into it, and to commit it then: what is written goes to the disk meanwhile. */
+  unpack?: boolean;
   /** Who owns its root, where that is not as it lies below. */
   rootOwner?: { uid: number; gid: number };
 }
@@ -55,7 +57,8 @@ export interface SnapshotCommit {
 
 /** A snapshot that a door asks for by what it would be. */
 export interface AdoptOptions {
-  chainId: Digest;
+  /** A chain ID; what is none may still be the label of a snapshot. */
+  chainId: string;
   /** The key of a committed snapshot; null for none. */
   parent: string | null;
   labels: Record<string, string>;
@@ -136,8 +139,19 @@ export interface SnapshotsApi {
   changes(name: SnapshotName, signal: AbortSignal): AsyncIterable<Change[]>;
   /** The layer that it is, or that was applied to it; null where there is none (yet). */
   layer(name: SnapshotName): Digest | null;
-  /** The key of the snapshot of a space whose mount instructions name this path; null for a path of another. */
-  owner(space: string, path: string): string | null;
+  /** The live snapshot whose own directory has this path; null for one of nobody's. */
+  owner(path: string): SnapshotName | null;
+  /** Frees on disk what was removed, as far as that does not wait for its grace period. */
+  cleanup(): Promise<void>;
 }
 
 export type OnSnapshotProgress = (progress: Progress) => void;
+
+/** What becomes of uppers that were committed as they are. */
+export interface ConversionsApi {
+  /**
+   * Begins to make layers of what is committed in the spaces of a prefix. `delayMs`: a client may take so long after a commit
+   * to say which bytes it came from.
+   */
+  enable(spacePrefix: string, original: FindOriginal, delayMs?: number): void;
+}

@@ -3,9 +3,10 @@
  * recipe names it; what is prepared from then on gets the layer; the upper goes with its last user. Rows alone say what is
  * still to be done, so that a start goes on where a crash left off.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LayerdError, toLayerdError } from '../core/errors.js';
+import type { ConversionsApi, FindOriginal, OriginalLayer } from '../core/snapshots.js';
 import { elapsedMs } from '../core/units.js';
-import type { FindOriginal, OriginalLayer } from '../core/snapshots.js';
 import type { Usage } from '../core/words.js';
 import type { ChainRow, LayerRow } from '../metadata/rows.js';
 import type { NamedSnapshotRow } from '../metadata/snapshot-reader.js';
@@ -23,12 +24,12 @@ interface ConversionParts {
   removed: () => void;
 }
 
-export class Conversions {
+export class Conversions implements ConversionsApi {
   private readonly context: StoreContext;
   private readonly parts: ConversionParts;
   private readonly closing = new AbortController();
   /** Whose uppers become layers, and how the door finds the bytes that one was unpacked from. */
-  private wanted: { spacePrefix: string; original: FindOriginal } | null = null;
+  private wanted: { spacePrefix: string; original: FindOriginal; delayMs: number } | null = null;
   private running: Promise<void> | null = null;
   /** Something was committed while it ran. */
   private again = false;
@@ -40,9 +41,8 @@ export class Conversions {
     this.parts = parts;
   }
 
-  /** Begins to make layers of what is committed in these spaces. */
-  enable(spacePrefix: string, original: FindOriginal): void {
-    this.wanted = { spacePrefix, original };
+  enable(spacePrefix: string, original: FindOriginal, delayMs = 0): void {
+    this.wanted = { spacePrefix, original, delayMs };
     this.begin();
   }
 
@@ -115,12 +115,20 @@ export class Conversions {
   private async run(): Promise<void> {
     while (this.again && this.wanted !== null) {
       this.again = false;
+      await this.pause(this.wanted.delayMs);
       for (const { id } of this.context.reader.snapshots.unconverted(this.wanted.spacePrefix)) {
         if (this.closing.signal.aborted) return;
         const row = this.context.reader.snapshots.byId(id);
         if (row !== undefined && !this.stuck.has(id)) await this.tryConvert(row);
       }
     }
+  }
+
+  private async pause(delayMs: number): Promise<void> {
+    const { signal } = this.closing;
+    await sleep(delayMs, undefined, { signal, ref: false }).catch((thrown: unknown) => {
+      if (!signal.aborted) throw thrown;
+    });
   }
 
   private async tryConvert(row: NamedSnapshotRow): Promise<void> {

@@ -39,6 +39,8 @@ interface SnapshotParts {
   conversions: Conversions;
   /** Something was removed: what it lay on may be garbage. */
   removed: () => void;
+  /** Collects what is garbage by now. */
+  collect: () => Promise<void>;
 }
 
 /** The kernel stamps changes with a clock that ticks at least so often. */
@@ -278,12 +280,16 @@ export class Snapshots implements SnapshotsApi {
     return this.ownLayer(this.require(name))?.diff_id ?? null;
   }
 
-  owner(space: string, path: string): string | null {
+  owner(path: string): SnapshotName | null {
     const { places, reader } = this.context;
     if (!path.startsWith(`${places.snapshots}/`)) return null;
     const [dir = ''] = path.slice(places.snapshots.length + 1).split('/');
     const row = reader.snapshots.byDir(dir);
-    return row?.space === space ? row.key : null;
+    return row === undefined ? null : { space: row.space, key: row.key };
+  }
+
+  cleanup(): Promise<void> {
+    return this.parts.collect();
   }
 
   /** The upper that holds what was written: a live snapshot's, or a committed one that is no layer yet. */
