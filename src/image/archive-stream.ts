@@ -29,6 +29,7 @@ import {
   type WantedLayer,
 } from './members.js';
 import { HEAD_BYTES, promisedDigests, sniff } from './sniff.js';
+import { type Twin, unlessSame } from './twin.js';
 
 /** What became of a member that looked like a layer. An error counts only if an image needs the layer. */
 type Outcome = { layer: ObtainedLayer } | { error: LayerdError };
@@ -185,7 +186,7 @@ class Passage {
   async #destinationOf(path: ByteString, member: Member, head: Buffer): Promise<Destination> {
     const kind = sniff(path, head);
     if (kind === 'document') return this.#keepDocument(member);
-    return kind === 'layer' ? await this.#takeLayer(path, member) : NOWHERE;
+    return kind === 'layer' ? await this.#takeLayer(path, member, head) : NOWHERE;
   }
 
   #keepDocument(member: Member): Destination {
@@ -206,9 +207,10 @@ class Passage {
     };
   }
 
-  async #takeLayer(path: ByteString, member: Member): Promise<Destination> {
+  async #takeLayer(path: ByteString, member: Member, head: Buffer): Promise<Destination> {
     const promised = promisedDigests(path);
-    const stored = Object.keys(promised).length === 0 ? null : await this.#host.present(promised);
+    const nameless = Object.keys(promised).length === 0;
+    const stored = nameless ? null : await this.#host.present(promised);
     if (stored !== null) {
       const layer = { ...stored, blobDigest: promised.blobDigest ?? null, present: true };
       member.layer = Promise.resolve({ layer });
@@ -216,17 +218,30 @@ class Passage {
     }
     const { blobDigest } = promised;
     const handoff = new Handoff();
-    member.layer = this.#ingest(handoff, member.size, {
-      name: displayBytes(path),
-      ...(blobDigest === undefined ? {} : { blobDigest }),
-    });
+    const expect = { name: displayBytes(path), ...(blobDigest === undefined ? {} : { blobDigest }) };
+    const twin = nameless ? await this.#host.resembling(member.size, head, this.#signal) : null;
+    member.layer = this.#outcome(handoff, () => this.#obtain(handoff.source, member.size, expect, twin));
     this.#layers.push(member.layer);
     return handoff;
   }
 
-  async #ingest(handoff: Handoff, length: number, expect: LayerExpectation): Promise<Outcome> {
+  async #obtain(
+    source: ByteSource,
+    length: number,
+    expect: LayerExpectation,
+    twin: Twin | null,
+  ): Promise<ObtainedLayer> {
+    const take = (stream: ByteSource): Promise<ObtainedLayer> =>
+      ingestNamed(this.#host, { stream, length }, expect, this.#signal);
+    if (twin === null) return take(source);
+    const { diffId } = twin;
+    const different = await unlessSame(source, twin);
+    return different === null ? obtain(this.#host, { ...expect, diffId }, () => take(twin.tar())) : take(different);
+  }
+
+  async #outcome(handoff: Handoff, work: () => Promise<ObtainedLayer>): Promise<Outcome> {
     try {
-      return { layer: await ingestNamed(this.#host, { stream: handoff.source, length }, expect, this.#signal) };
+      return { layer: await work() };
     } catch (thrown) {
       const error = toLayerdError(thrown);
       if (!isOwnFault(error)) this.#fatal ??= error;

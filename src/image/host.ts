@@ -2,6 +2,7 @@
 import type { ByteSource } from '../content/source.js';
 import type { Digest } from '../core/digest.js';
 import type { Platform } from '../core/words.js';
+import type { Twin } from './twin.js';
 import type { ImageConfig } from './types.js';
 
 /**
@@ -36,6 +37,8 @@ export interface IngestedLayer {
 export interface ArchiveHost {
   /** The stored layer with this diff ID, or whose verified blob has this digest; then its bytes need not be read. */
   present(candidate: { diffId?: Digest; blobDigest?: Digest }): Promise<{ diffId: Digest; size: number } | null>;
+  /** A stored layer whose tar is so long and begins so: for a layer in a stream whose digest nothing tells. */
+  resembling(size: number, head: Buffer, signal: AbortSignal): Promise<Twin | null>;
   /**
    * Stores one layer; resolves when it is verified, durable and held by the load's lease. Many may be asked for at once:
    * the host limits how many run. A stream that is not read to its end is drained by the reader.

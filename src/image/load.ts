@@ -10,6 +10,7 @@ import type { Leases } from '../store/leases.js';
 import { readArchive } from './archive-reader.js';
 import type { ArchiveHost, IngestedLayer, LayerExpectation, LayerSource, ParsedImage } from './host.js';
 import type { Images } from './images.js';
+import type { Twin } from './twin.js';
 
 export class Loader {
   private readonly context: StoreContext;
@@ -97,6 +98,11 @@ class LoadHost implements ArchiveHost {
       this.progress({ phase: 'present', subject: layer.diff_id, done: layer.size, total: layer.size });
     }
     return { diffId: layer.diff_id, size: layer.size };
+  }
+
+  async resembling(size: number, head: Buffer, signal: AbortSignal): Promise<Twin | null> {
+    const layer = await this.layers.resembling(size, head, { leaseId: this.leaseId, signal });
+    return layer === null ? null : { diffId: layer.diff_id, tar: () => this.layers.tar(layer, signal) };
   }
 
   async ingest(source: LayerSource, expect: LayerExpectation, signal: AbortSignal): Promise<IngestedLayer> {

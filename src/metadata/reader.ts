@@ -67,6 +67,11 @@ export class MetadataReader {
 
   // Layers
 
+  /** Newest first. */
+  layersOfSize(size: number, limit: number): LayerRow[] {
+    return this.sql.all('SELECT * FROM layer WHERE size = ? ORDER BY id DESC LIMIT ?', size, limit);
+  }
+
   layer(diffId: Digest): LayerRow | undefined {
     return this.sql.get('SELECT * FROM layer WHERE diff_id = ?', diffId);
   }

@@ -49,6 +49,9 @@ export interface LayerArrival {
   present: boolean;
 }
 
+/** Layers of one size that are looked at: small ones often have the same. */
+const RESEMBLING = 4;
+
 export class Layers {
   private readonly context: StoreContext;
   /** What is on its way in, by diff ID and by blob digest: two loads of one layer do the work once. */
@@ -84,6 +87,19 @@ export class Layers {
     const keptBlob = keepBlob && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
     const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });
     return held ? layer : null;
+  }
+
+  /** A whole layer, put under the lease, whose tar has this size and begins so. */
+  async resembling(
+    size: number,
+    head: Buffer,
+    { leaseId, signal }: Pick<LayerRequest, 'leaseId' | 'signal'>,
+  ): Promise<LayerRow | null> {
+    for (const { diff_id: diffId } of this.context.reader.layersOfSize(size, RESEMBLING)) {
+      const layer = await this.present({ diffId }, leaseId);
+      if (layer !== null && (await beginsWith(this.tar(layer, signal), head))) return layer;
+    }
+    return null;
   }
 
   /** Stores one layer, verified against what is expected of it, durable and known under the lease when this returns. */
@@ -347,6 +363,17 @@ async function withPump<T>(job: Promise<T>, pump: Promise<void>): Promise<T> {
     throw streamBroke ? sent.reason : done.reason;
   }
   return done.value;
+}
+
+async function beginsWith(tar: AsyncIterable<Buffer>, head: Buffer): Promise<boolean> {
+  let at = 0;
+  for await (const chunk of tar) {
+    const length = Math.min(chunk.length, head.length - at);
+    if (chunk.compare(head, at, at + length, 0, length) !== 0) return false;
+    at += length;
+    if (at === head.length) return true;
+  }
+  return at === head.length;
 }
 
 /** The chunks of a job's stream; throws what the job throws. */

@@ -25,6 +25,18 @@ export class MemoryHost implements ArchiveHost, SaveHost {
     return Promise.resolve(found === undefined || tar === undefined ? null : { diffId: found, size: tar.length });
   }
 
+  resembling(size: number, head: Buffer): ReturnType<ArchiveHost['resembling']> {
+    const found = [...this.tars].find(([, tar]) => tar.length === size && tar.subarray(0, head.length).equals(head));
+    if (found === undefined) return Promise.resolve(null);
+    const [diffId, tar] = found;
+    return Promise.resolve({ diffId, tar: () => this.read(tar) });
+  }
+
+  /** The bytes of a stored tar, in small pieces. */
+  protected async *read(tar: Buffer): ByteSource {
+    for (let at = 0; at < tar.length; at += 700) yield tar.subarray(at, at + 700);
+  }
+
   async ingest(source: LayerSource, expect: LayerExpectation, signal: AbortSignal): Promise<IngestedLayer> {
     this.running++;
     try {
