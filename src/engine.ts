@@ -13,6 +13,7 @@ import type {
   Once,
   OnProgress,
   PullOptions,
+  PushOptions,
   SaveOptions,
 } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
@@ -142,7 +143,9 @@ export class Engine implements EngineApi {
       }),
     );
     this.registries = lazily(async () => {
-      const remotes = await openRegistries(context, config.registry, this.leaseStore, await this.archives());
+      const { loader } = await this.archives();
+      const stored = { layers: this.layerStore, images: this.imageStore, leases: this.leaseStore, loader };
+      const remotes = await openRegistries(context, config.registry, stored);
       this.closeRegistries = () => remotes.registries.close();
       return remotes;
     });
@@ -285,6 +288,15 @@ export class Engine implements EngineApi {
     const { puller } = await this.registries();
     try {
       return await puller.pull(ref, options, progress, signal);
+    } finally {
+      this.collector.soon();
+    }
+  }
+
+  async push(name: string, options: PushOptions, progress: OnProgress, signal: AbortSignal): Promise<words.PushResult> {
+    const { pusher } = await this.registries();
+    try {
+      return await pusher.push(name, options, progress, signal);
     } finally {
       this.collector.soon();
     }
@@ -485,15 +497,15 @@ async function openArchives(context: StoreContext, parts: ArchiveParts) {
 async function openRegistries(
   context: StoreContext,
   config: EngineConfig['registry'],
-  leases: Leases,
-  { loader }: Archives,
+  stored: Omit<ArchiveParts, 'containers'> & Pick<Archives, 'loader'>,
 ) {
-  const [{ Registries }, { Puller }] = await Promise.all([
+  const [{ Registries }, { Puller }, { Pusher }] = await Promise.all([
     import('./image/registry/registries.js'),
     import('./image/registry/pull.js'),
+    import('./image/registry/push.js'),
   ]);
-  const registries = new Registries(config);
-  return { registries, puller: new Puller(context, { registries, leases, loader }) };
+  const parts = { ...stored, registries: new Registries(config) };
+  return { registries: parts.registries, puller: new Puller(context, parts), pusher: new Pusher(context, parts) };
 }
 
 function collectorSettings(config: ReloadableEngineConfig) {

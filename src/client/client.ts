@@ -1,5 +1,5 @@
 import { open, type FileHandle } from 'node:fs/promises';
-import type { LoadOptions, OnProgress, PullOptions, SaveOptions } from '../core/api.js';
+import type { LoadOptions, OnProgress, PullOptions, PushOptions, SaveOptions } from '../core/api.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type {
@@ -32,6 +32,7 @@ import type {
   MountResult,
   Platform,
   PullResult,
+  PushResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -141,6 +142,13 @@ export class LayerdClient {
     const { onProgress, signal, credentials, platform, ...rest } = options;
     const json = { ref, ...rest, platform: platformText(platform) };
     return this.transport.operation('/v1/images/pull', { json, signal, headers: authHeaders(credentials) }, onProgress);
+  }
+
+  /** Sends an image to a registry, as far as its blobs are not there. */
+  push(name: string, options: PushOptions & Watch = {}): Promise<PushResult> {
+    const { onProgress, signal, credentials, ...json } = options;
+    const headers = authHeaders(credentials);
+    return this.transport.operation(route('v1', 'images', name, 'push'), { json, signal, headers }, onProgress);
   }
 
   /** Images as one archive. `notice` says, where there is something to say, what differs from the original. */

@@ -36,6 +36,8 @@ import type {
   Platform,
   Progress,
   PullResult,
+  PushCompression,
+  PushResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -86,6 +88,13 @@ export interface KeptAnswer {
   answer: unknown;
 }
 
+export interface PushOptions extends RegistryOptions {
+  /** Where to; default: the name that the image was called by. */
+  target?: string;
+  /** Default: blobs go as the image came with them as far as they are known there or kept here, and as gzip else. */
+  compression?: PushCompression;
+}
+
 export interface SaveOptions {
   refs: string[];
   format: ArchiveFormat;
@@ -106,6 +115,8 @@ export interface EngineApi {
   save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }>;
   /** Brings an image from a registry. What an interrupted pull fetched is kept for the next one. */
   pull(ref: string, options: PullOptions, progress: OnProgress, signal: AbortSignal): Promise<PullResult>;
+  /** Sends an image to a registry, as far as its blobs are not there. */
+  push(name: string, options: PushOptions, progress: OnProgress, signal: AbortSignal): Promise<PushResult>;
   images(): ImageSummary[];
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];

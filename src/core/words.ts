@@ -73,6 +73,30 @@ export interface PullResult extends LoadResult {
   from: string;
 }
 
+/** How layers are compressed that are sent to a registry. */
+export type PushCompression = 'gzip' | 'zstd';
+
+export interface PushResult {
+  /** Where it lies now, normalised. */
+  ref: string;
+  /** The manifest's. */
+  digest: Digest;
+  /** It is the manifest that the image came with, byte for byte. */
+  original: boolean;
+  /** Bottom first, each once. */
+  layers: {
+    diffId: Digest;
+    /** The blob that holds it there. */
+    digest: Digest;
+    /** Bytes of the blob. */
+    size: number;
+    /** present: it was there. mounted: taken over from another repository of the registry. uploaded: sent. */
+    how: 'present' | 'mounted' | 'uploaded';
+  }[];
+  /** Of layers and config. */
+  bytesSent: number;
+}
+
 export interface ImageSummary {
   /** The digest of the image's config. */
   id: Digest;
@@ -364,6 +388,7 @@ export interface EngineEvent {
     | 'image.untag'
     | 'image.delete'
     | 'image.save'
+    | 'image.push'
     | 'layer.create'
     | 'layer.delete'
     | 'layer.heal'

@@ -11,7 +11,8 @@ import { type ImageManifest, MEDIA_TYPES } from './types.js';
 /** Bytes of known length that can be read when their turn comes. */
 export interface SavedBytes {
   size: number;
-  open(): ByteSource;
+  /** The bytes from `offset` (default: the first) to the end. */
+  open(offset?: number): ByteSource;
 }
 
 /** What saving asks of the store. */

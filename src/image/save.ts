@@ -99,7 +99,8 @@ function noticeOf(images: { imageId: Digest; manifestDigest: Digest }[]): string
   return `layers are written uncompressed under a new manifest, whose digest differs from that of any earlier one (${which.join(', ')}); diff IDs and image ids are unchanged`;
 }
 
-class StoreHost implements SaveHost {
+/** Bytes of stored layers and kept blobs. */
+export class StoreHost implements SaveHost {
   private readonly context: StoreContext;
   private readonly layers: Layers;
   private readonly signal: AbortSignal;
@@ -119,7 +120,7 @@ class StoreHost implements SaveHost {
       });
     }
     this.layers.wholeCopy(layer);
-    return { size: layer.size, open: () => this.layers.tar(layer, this.signal) };
+    return { size: layer.size, open: (offset = 0) => from(offset, this.layers.tar(layer, this.signal)) };
   }
 
   async blob(digest: Digest): Promise<SavedBytes | null> {
@@ -127,10 +128,25 @@ class StoreHost implements SaveHost {
     const blob = reader.blob(digest);
     const file = blob?.file ?? null;
     if (blob !== undefined && file !== null) {
-      return { size: blob.size, open: () => copied(fileSource(places.blob(file), 0, blob.size)) };
+      return fileBytes(places.blob(file), blob.size);
     }
     // A layer that came uncompressed is its own blob.
     return reader.layer(digest) === undefined ? null : this.layerTar(digest);
+  }
+}
+
+/** A file of `size` bytes. */
+export function fileBytes(path: string, size: number): SavedBytes {
+  return { size, open: (offset = 0) => copied(fileSource(path, offset, size - offset)) };
+}
+
+/** What of the bytes lies behind `offset`. */
+async function* from(offset: number, source: ByteSource): AsyncGenerator<Buffer> {
+  let position = 0;
+  for await (const chunk of source) {
+    const skip = Math.max(0, offset - position);
+    position += chunk.length;
+    if (skip < chunk.length) yield chunk.subarray(skip);
   }
 }
 

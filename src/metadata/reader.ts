@@ -146,6 +146,17 @@ export class MetadataReader {
     );
   }
 
+  /** Repositories of a registry that were seen to have a blob, the last seen first. */
+  repositoriesOf(registry: string, digest: Digest): string[] {
+    return this.sql
+      .all<RemoteBlobRow>(
+        'SELECT * FROM remote_blob WHERE registry = ? AND digest = ? ORDER BY seen DESC, repository',
+        registry,
+        digest,
+      )
+      .map(({ repository }) => repository);
+  }
+
   // Chains and stacks
 
   chain(id: number): ChainRow | undefined {

@@ -11,7 +11,8 @@ import type { NewStoredLayer } from '../metadata/operations/layers.js';
 import { byteChannel, pumpBytes, readBytes } from '../workers/byte-channel.js';
 import { EMPTY_LAYER_SIZE } from '../content/empty-layer.js';
 import type { Expectation, Ingested } from '../content/ingest.js';
-import type { BlobOrigin, ByteProgress, IngestResult } from '../workers/layer-jobs.js';
+import type { DeflateCompression } from '../content/deflate.js';
+import type { BlobOrigin, ByteProgress, CompressedBlob, IngestResult } from '../workers/layer-jobs.js';
 import type { Lane } from '../workers/pool.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
 import { moveToTrash } from './leftovers.js';
@@ -152,6 +153,25 @@ export class Layers {
     const { writer: port, reader } = byteChannel();
     const job = this.context.pool.run('stream', 'layer.tar', { layer: storedLayer(copy) }, { ports: [port], signal });
     return streamOf(job, readBytes(reader));
+  }
+
+  /** Compresses a layer into a file, which is gone when `use` is done with it. */
+  async compressed<T>(
+    layer: LayerRow,
+    compression: DeflateCompression,
+    options: CopyOptions,
+    use: (blob: CompressedBlob & { path: string }) => Promise<T>,
+  ): Promise<T> {
+    const { pool, places } = this.context;
+    const copy = this.wholeCopy(layer);
+    return this.inStaging(async (file) => {
+      try {
+        const made = await pool.run('bulk', 'layer.compress', { layer: storedLayer(copy), compression, file }, options);
+        return await use({ ...made, path: places.blob(file) });
+      } finally {
+        await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs: [file] });
+      }
+    });
   }
 
   /** A copy that is not known to be damaged. */

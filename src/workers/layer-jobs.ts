@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
 import type { Drivers } from '../../drivers/index.js';
 import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { toBuffer } from '../core/bytes.js';
@@ -9,6 +10,8 @@ import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { KeptBlob } from '../content/kept-blob.js';
 import { catalogFile, catalogTree } from '../content/catalog-file.js';
+import { deflate, type DeflateCompression } from '../content/deflate.js';
+import { newDigester } from '../content/digesting.js';
 import { fileSource } from '../content/file-source.js';
 import { ingest, type Expectation, type Ingested } from '../content/ingest.js';
 import { inheritedFile, readInherited } from '../content/inherited.js';
@@ -34,6 +37,18 @@ export interface IngestArgs {
 }
 
 export type IngestResult = Ingested & { keptBytes: number | null };
+
+export interface CompressArgs {
+  layer: StoredLayer;
+  compression: DeflateCompression;
+  /** The name of the file below b/. */
+  file: string;
+}
+
+export interface CompressedBlob {
+  digest: Digest;
+  size: number;
+}
 
 export interface ByteProgress {
   bytesIn: number;
@@ -134,6 +149,24 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
     'layer.tar': async (args: { layer: StoredLayer }, context: JobContext): Promise<void> =>
       pumpBytes(keeper(args.layer).tar(args.layer), portOf(context)),
 
+    /** Writes the layer compressed into a new file below b/; the tar is verified on its way. */
+    'layer.compress': async (args: CompressArgs, context: JobContext): Promise<CompressedBlob> => {
+      const handle = await open(places.blob(args.file), 'wx', 0o600);
+      try {
+        const tar = checkedTar(keeper(args.layer).tar(args.layer), args.layer.diffId, context);
+        const hash = newDigester();
+        let size = 0;
+        for await (const chunk of deflate(tar, args.compression)) {
+          void hash.update(chunk, false);
+          await handle.writeFile(chunk);
+          size += chunk.length;
+        }
+        return { digest: hash.digest(), size };
+      } finally {
+        await handle.close();
+      }
+    },
+
     'layer.release': async (args: { layers: StoredLayer[] }): Promise<void> => {
       for (const layer of args.layers) keeper(layer).release(layer);
     },
@@ -154,6 +187,29 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
 function isInterruption(thrown: unknown): boolean {
   if (!(thrown instanceof LayerdError)) return false;
   return thrown.kind === 'cancelled' || thrown.code.startsWith('REGISTRY_');
+}
+
+/** The bytes of a tar, once more held against its diff ID: what goes out under a name must be that. */
+async function* checkedTar(tar: ByteSource, diffId: Digest, context: JobContext): AsyncGenerator<Buffer> {
+  const hash = newDigester();
+  let bytesOut = 0;
+  let told = 0;
+  for await (const chunk of tar) {
+    if (context.signal.aborted) throw new LayerdError('CANCELLED', 'the compressing was given up');
+    void hash.update(chunk, false);
+    yield chunk;
+    bytesOut += chunk.length;
+    const now = performance.now();
+    if (now - told < PROGRESS_MS) continue;
+    told = now;
+    context.progress({ bytesIn: 0, bytesOut } satisfies ByteProgress);
+  }
+  const found = hash.digest();
+  if (found === diffId) return;
+  throw new LayerdError('LAYER_DAMAGED', `layer ${diffId} is damaged on disk: its tar is ${found}`, {
+    details: { diffId, found },
+    hint: 'Load the image again: what is damaged is replaced in place.',
+  });
 }
 
 /** What a copy wrote down of what it inherited; null where that is lost. */

@@ -23,6 +23,7 @@ const id = IMAGE.layers[0]?.diffId ?? '';
 const REQUESTS: [operation: string, path: string, status: number, json?: unknown][] = [
   ['post /v1/images/load', '/v1/images/load?ref=base', 200],
   ['post /v1/images/pull', '/v1/images/pull', 200, { ref: 'REGISTRY/pulled', platform: 'linux/amd64' }],
+  ['post /v1/images/{name}/push', '/v1/images/base/push', 200, { target: 'REGISTRY/pushed', compression: 'zstd' }],
   ['get /v1/images', '/v1/images', 200],
   ['get /v1/images/{name}', '/v1/images/base', 200],
   ['get /v1/images/{name}/history', '/v1/images/base/history', 200],

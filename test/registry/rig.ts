@@ -2,8 +2,8 @@
 import { randomBytes } from 'node:crypto';
 import { DEFAULT_ENGINE_CONFIG, type RegistryConfig } from '../../src/core/engine-config.js';
 import { LayerdError } from '../../src/core/errors.js';
-import type { Progress, PullResult } from '../../src/core/words.js';
-import type { PullOptions } from '../../src/core/api.js';
+import type { Progress, PullResult, PushResult } from '../../src/core/words.js';
+import type { PullOptions, PushOptions } from '../../src/core/api.js';
 import { never, TestStore } from '../e2e/store.js';
 import { testImage, testLayer, type TestImage, type TestLayer } from '../unit/image-synthetic.js';
 import { FakeRegistry } from './fake-registry.js';
@@ -26,6 +26,7 @@ export interface Rig {
     options?: PullOptions,
     watch?: { progress?: Progress[]; signal?: AbortSignal },
   ) => Promise<PullResult>;
+  push: (name: string, options?: PushOptions, watch?: { progress?: Progress[] }) => Promise<PushResult>;
 }
 
 /** Runs `work` with a fresh store (of the driver that needs nothing) and a fresh registry. */
@@ -39,6 +40,8 @@ export async function withRig(work: (rig: Rig) => Promise<void>, change: Partial
       store,
       pull: (ref, options = {}, { progress = [], signal = never } = {}) =>
         store.engine.pull(ref, options, (step) => void progress.push(step), signal),
+      push: (name, options = {}, { progress = [] } = {}) =>
+        store.engine.push(name, options, (step) => void progress.push(step), never),
     });
   } finally {
     await store.remove();

@@ -24,6 +24,7 @@ import type {
   Problem,
   Progress,
   PullResult,
+  PushResult,
   RemovedImage,
   Usage,
   WhyReport,
@@ -123,6 +124,23 @@ export const COMPONENTS: Record<string, Schema> = {
     ref: about(text, 'What was pulled, normalised.'),
     digest: about(digest, 'What the ref led to at the registry: a manifest, or an index of several.'),
     from: about(text, "The host that it came from: the registry's, or a mirror's."),
+  }),
+  PushResult: object<PushResult>({
+    ref: about(text, 'Where it lies now, normalised.'),
+    digest: about(digest, "The manifest's."),
+    original: about(yes, 'It is the manifest that the image came with, byte for byte.'),
+    layers: list(
+      object<PushResult['layers'][number]>({
+        diffId: digest,
+        digest: about(digest, 'The blob that holds the layer there.'),
+        size: natural,
+        how: about(
+          oneWord('present', 'mounted', 'uploaded'),
+          'It was there, was taken over from another repository of the registry, or was sent.',
+        ),
+      }),
+    ),
+    bytesSent: natural,
   }),
   ImageSummary: object<ImageSummary>(imageSummary),
   ImageDetail: object<ImageDetail>({

@@ -67,9 +67,19 @@ export class Authorizer {
     const credentials = await this.credentials();
     if (credentials === null || !('username' in credentials)) throw this.loginNeeded();
     const header = basicHeader(credentials);
-    if (header === used) throw this.wrongPassword(credentials.username);
     this.basic = header;
     return header;
+  }
+
+  /** What is to be said where the answer to a challenge did not help. */
+  async rejected(): Promise<LayerdError> {
+    const credentials = await this.credentials();
+    const who =
+      credentials === null ? 'us without credentials' : 'username' in credentials ? credentials.username : 'us';
+    return new LayerdError('REGISTRY_DENIED', `${this.base.host} does not let ${who} in`, {
+      details: { registry: this.base.host },
+      hint: 'Look at the credentials: those given, or those in registry.credentials_file.',
+    });
   }
 
   /** One fetch for all who ask at the same time. */
@@ -130,13 +140,6 @@ export class Authorizer {
         hint: 'Give them (--username with --password-stdin, or --creds), or log in with docker or podman as the user of the daemon.',
       },
     );
-  }
-
-  private wrongPassword(username: string): LayerdError {
-    return new LayerdError('REGISTRY_DENIED', `${this.base.host} does not accept the password of ${username}`, {
-      details: { registry: this.base.host, username },
-      hint: 'Look at the credentials: those given, or those in registry.credentials_file.',
-    });
   }
 }
 

@@ -99,7 +99,10 @@ export class Endpoint {
     if (first.status !== 401 || url.origin !== base.origin) return this.checked(ask, first);
     await first.discard();
     const header = await authorizer.answer(first, ask.scopes, known, signal);
-    return this.checked(ask, await this.send(ask, url, header, signal));
+    const second = await this.send(ask, url, header, signal);
+    if (second.status !== 401) return this.checked(ask, second);
+    await second.discard();
+    throw await authorizer.rejected();
   }
 
   private async send(ask: Ask, url: URL, authorization: string | null, signal: AbortSignal): Promise<Answer> {

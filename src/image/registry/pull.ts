@@ -3,6 +3,7 @@ import type { OnProgress, PullOptions } from '../../core/api.js';
 import { digestHex, sha256 } from '../../core/digest.js';
 import { normalizeReference, parseReference, type Reference } from '../../core/reference.js';
 import type { LoadedImage, PullResult } from '../../core/words.js';
+import type { SeenBlob } from '../../metadata/operations/remote.js';
 import type { StoreContext } from '../../store/context.js';
 import type { Leases } from '../../store/leases.js';
 import { readMembers } from '../archive-reader.js';
@@ -52,16 +53,21 @@ export class Puller {
   /** Which blobs the repository has of which layers: a push there need not send them, a push beside it may have them mounted. */
   private async remember({ domain, path }: Reference, images: readonly LoadedImage[]): Promise<void> {
     const { reader, writer } = this.context;
-    const blobs = images.flatMap(({ imageId }) => {
+    const blobs = images.flatMap(({ imageId, layers }) => {
       const row = reader.imageById(imageId);
-      const known = row === undefined ? [] : reader.imageBlobs(row.id).map(({ digest }) => reader.blob(digest));
-      return known.filter((blob) => blob !== undefined);
+      const plain = new Map(layers.map(({ diffId, size }) => [diffId, size]));
+      return (row === undefined ? [] : reader.imageBlobs(row.id)).flatMap(({ digest }): SeenBlob[] => {
+        const blob = reader.blob(digest);
+        if (blob !== undefined) return [{ ...blob, diffId: blob.diff_id }];
+        const size = plain.get(digest);
+        return size === undefined ? [] : [{ digest, diffId: digest, size, compression: 'none' }];
+      });
     });
     if (blobs.length === 0) return;
     await writer.run('noteRemoteBlobs', {
       registry: domain,
       repository: path,
-      blobs: blobs.map(({ digest, diff_id: diffId, size, compression }) => ({ digest, diffId, size, compression })),
+      blobs,
     });
   }
 }

@@ -31,6 +31,13 @@ export interface ManifestHead {
   mediaType: string;
 }
 
+/** Where an upload goes on. */
+export interface UploadPlace {
+  at: URL;
+  /** Fewer bytes than this the registry takes in its last request only. */
+  leastChunk: number;
+}
+
 export class Repository {
   readonly endpoint: Endpoint;
   /** The path on the registry, such as `library/debian`. */
@@ -109,7 +116,7 @@ export class Repository {
   }
 
   /** Begins an upload, or has the blob taken over from another repository: null where that was possible. */
-  async beginUpload(watch: TransferWatch, mount?: { digest: Digest; from: string }): Promise<URL | null> {
+  async beginUpload(watch: TransferWatch, mount?: { digest: Digest; from: string }): Promise<UploadPlace | null> {
     const query = mount === undefined ? '' : `?mount=${mount.digest}&from=${encodeURIComponent(mount.from)}`;
     const answer = await this.endpoint.request(
       {
@@ -123,7 +130,8 @@ export class Repository {
       watch,
     );
     await answer.discard();
-    return answer.status === 201 ? null : locationOf(answer);
+    if (answer.status === 201) return null;
+    return { at: locationOf(answer), leastChunk: Number(answer.header('oci-chunk-min-length')) || 0 };
   }
 
   /** A request to the place of an upload. */

@@ -2,10 +2,10 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { LayerdError } from '../../../core/errors.js';
 import { parsePlatform } from '../../../core/platform.js';
-import type { Credentials } from '../../../core/words.js';
+import type { Credentials, PushCompression } from '../../../core/words.js';
 import { answerWithProgress, NDJSON } from '../answers.js';
 import type { DoorContext } from '../context.js';
-import { about, name, object, text, yes } from '../schema.js';
+import { about, name, object, oneWord, options, text, yes } from '../schema.js';
 import { route, streamLine, streams } from './route.js';
 
 const tag = 'registries';
@@ -21,6 +21,10 @@ const headers = { type: 'object', properties: { [AUTH]: authHeader } };
 
 const platform = about(text, 'OS/ARCHITECTURE[/VARIANT], where there are several; default: this machine.');
 
+interface PushBody {
+  target?: string;
+  compression?: PushCompression;
+}
 interface PullBody {
   ref: string;
   platform?: string;
@@ -28,6 +32,11 @@ interface PullBody {
 }
 
 export function registryRoutes(app: FastifyInstance, door: DoorContext): void {
+  pullRoute(app, door);
+  pushRoute(app, door);
+}
+
+function pullRoute(app: FastifyInstance, door: DoorContext): void {
   app.post<{ Body: PullBody }>(
     '/v1/images/pull',
     {
@@ -46,9 +55,39 @@ export function registryRoutes(app: FastifyInstance, door: DoorContext): void {
     },
     (request, reply) => {
       const { ref, platform: wanted, ...rest } = request.body;
-      const options = { ...rest, ...platformOption(wanted), ...credentialsOption(request, AUTH) };
+      const pulling = { ...rest, ...platformOption(wanted), ...credentialsOption(request, AUTH) };
       return answerWithProgress(door, request, reply, (progress, signal) =>
-        door.engine.pull(ref, options, progress, signal),
+        door.engine.pull(ref, pulling, progress, signal),
+      );
+    },
+  );
+}
+
+function pushRoute(app: FastifyInstance, door: DoorContext): void {
+  app.post<{ Params: { name: string }; Body: PushBody }>(
+    '/v1/images/:name/push',
+    {
+      schema: route('Push an image to a registry', {
+        tag,
+        description:
+          'Blobs that are there are not sent, and those of other repositories of the registry are taken over. The manifest ' +
+          'is the one that the image came with where its blobs are there, or kept here.',
+        headers,
+        params: object<{ name: string }>({ name: about(name, 'A ref, an image id, or a unique prefix of one.') }),
+        body: options<PushBody>({
+          target: about(name, 'Where to; default: the name in the path.'),
+          compression: about(
+            oneWord('gzip', 'zstd'),
+            'Default: as the image came; gzip for what has to be compressed.',
+          ),
+        }),
+        response: streams(NDJSON, 'Progress, then the result or an error.', streamLine('PushResult')),
+      }),
+    },
+    (request, reply) => {
+      const pushing = { ...request.body, ...credentialsOption(request, AUTH) };
+      return answerWithProgress(door, request, reply, (progress, signal) =>
+        door.engine.push(request.params.name, pushing, progress, signal),
       );
     },
   );
