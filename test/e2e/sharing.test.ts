@@ -53,7 +53,8 @@ describeWith('containers on one image', [needsRoot(), needsProgram('fincore', 'u
         for (const file of [first, second, third]) expect(await cached(file)).toBe(0);
         expect(readFileSync(second).equals(content)).toBe(true);
         // What one has read is there for all.
-        for (const file of files.filter((_, index) => index % 20 === 0)) expect(await cached(file)).toBeGreaterThan(FILE_BYTES / 2);
+        for (const file of files.filter((_, index) => index % 20 === 0))
+          expect(await cached(file)).toBeGreaterThan(FILE_BYTES / 2);
         await drop(third);
         expect(await cached(first)).toBe(0);
         // What one has changed is its own.
