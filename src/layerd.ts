@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The daemon's program: reads flags, then runs the daemon or prints its configuration. */
 import { Command, CommanderError, Option } from 'commander';
+import { dockerLines, PLUGIN_DIRECTORY, writeDockerPlugin } from './config/docker-plugin.js';
 import { DEFAULT_CONFIG_FILE, loadConfiguration, type Configuration } from './config/load.js';
 import { printData, printToml } from './config/print.js';
 import { environmentName, flagName, SETTING_LIST, type SettingKey } from './config/settings.js';
@@ -60,6 +61,15 @@ program
   .action(async () => {
     const { containerdLines } = await import('./config/containerd-lines.js');
     process.stdout.write(containerdLines(load().settings));
+  });
+program
+  .command('install-docker-plugin')
+  .description('let dockerd find this layerd as a storage driver; prints the lines for daemon.json')
+  .option('--name <name>', "the storage driver's name", 'layerd')
+  .option('--directory <dir>', 'where dockerd looks for plugins', PLUGIN_DIRECTORY)
+  .action(({ name, directory }: { name: string; directory: string }) => {
+    const file = writeDockerPlugin({ name, directory, socket: load().settings.docker_socket });
+    process.stdout.write(`# ${file} is written\n${dockerLines({ name })}`);
   });
 program
   .command('version')

@@ -71,6 +71,11 @@ export const SETTINGS = {
     '/run/containerd/containerd.sock',
     'The socket of containerd itself: layerd reads and writes blobs of its content store there. off: it does not.',
   ),
+  docker_socket: setting(
+    pathOrOff,
+    (run: string) => join(run, 'docker.sock'),
+    'The Unix socket for dockerd (a graph driver plugin), or off. By default docker.sock in the run directory.',
+  ),
   socket_group: reloading(
     text,
     '',

@@ -4,6 +4,7 @@
  * containers are named by id, unique id prefix or name. Everything may be retried safely.
  */
 import type { Digest } from './digest.js';
+import type { SnapshotsApi } from './snapshots.js';
 import type {
   ArchiveFormat,
   BuildCacheEntry,
@@ -101,6 +102,9 @@ export interface SaveOptions {
 }
 
 export interface EngineApi {
+  /** Snapshots that doors name for themselves. */
+  readonly snapshots: SnapshotsApi;
+
   /** What was answered under a key, if that is remembered: the newest thousand are. */
   answered(key: string): KeptAnswer | undefined;
 

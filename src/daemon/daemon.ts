@@ -5,12 +5,12 @@ import type { Configuration } from '../config/load.js';
 import { SETTING_LIST, type SettingKey, type Settings } from '../config/settings.js';
 import { elapsedMs } from '../core/units.js';
 import { VERSION } from '../core/version.js';
-import { ContainerdDoor } from '../doors/containerd/server.js';
 import type { HttpDoor, HttpDoorOptions } from '../doors/http/server.js';
 import { peerOf } from '../doors/peer.js';
 import { Engine } from '../engine.js';
 import { linuxAvailable } from '../linux/libc.js';
 import { takeListenDescriptors, type ListenDescriptor } from '../linux/sockets.js';
+import { Doors } from './doors.js';
 import { groupNumber } from './group.js';
 import type { DaemonLog } from './log.js';
 import { listenForMetrics } from './metrics-listener.js';
@@ -22,7 +22,7 @@ export class Daemon {
   private readonly manager: ServiceManager;
   private readonly engine: Engine;
   private readonly http: HttpDoor | null;
-  private readonly containerd: ContainerdDoor | null;
+  private readonly doors: Doors;
   private readonly metrics: Server | null;
   private stopped: Promise<void> | null = null;
 
@@ -32,7 +32,7 @@ export class Daemon {
     manager: ServiceManager;
     engine: Engine;
     http: HttpDoor | null;
-    containerd: ContainerdDoor | null;
+    doors: Doors;
     metrics: Server | null;
   }) {
     this.settings = parts.settings;
@@ -40,7 +40,7 @@ export class Daemon {
     this.manager = parts.manager;
     this.engine = parts.engine;
     this.http = parts.http;
-    this.containerd = parts.containerd;
+    this.doors = parts.doors;
     this.metrics = parts.metrics;
   }
 
@@ -56,18 +56,18 @@ export class Daemon {
     const httpModule = import('../doors/http/server.js');
     const engine = await Engine.open(engineConfigOf(settings), log);
     let http: HttpDoor | null = null;
-    let containerd: ContainerdDoor | null = null;
+    let doors: Doors | null = null;
     try {
       const at = httpAddress(settings, handedOver);
       if (at !== null) http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings });
-      containerd = await openContainerd({ gid, engine, log, settings, handedOver });
+      doors = await Doors.open({ engine, log, settings, gid, handedOver });
       const metrics = await listenForMetrics(settings.metrics_address, () => metricsText(engine, http));
-      const daemon = new Daemon({ settings, log, manager, engine, http, containerd, metrics });
+      const daemon = new Daemon({ settings, log, manager, engine, http, doors, metrics });
       daemon.announce(elapsedMs(began));
       return daemon;
     } catch (error) {
       await http?.close(0);
-      await containerd?.close(0);
+      await doors?.close(0);
       await engine.close();
       throw error;
     }
@@ -83,7 +83,7 @@ export class Daemon {
     for (const [key, { reloads }] of changed) if (reloads) taken[key] = settings[key];
     const gid = await groupNumber(settings.socket_group);
     await this.http?.setGroup(gid);
-    await this.containerd?.setGroup(gid);
+    await this.doors.setGroup(gid);
     this.log.level = settings.log_level;
     const { gc, buildCache, events } = engineConfigOf(settings);
     this.engine.reconfigure({ gc, buildCache, events });
@@ -96,7 +96,7 @@ export class Daemon {
   stop(): Promise<void> {
     if (this.stopped !== null) {
       void this.http?.close(0);
-      void this.containerd?.close(0);
+      void this.doors.close(0);
       return this.stopped;
     }
     this.stopped = this.shutDown();
@@ -107,10 +107,8 @@ export class Daemon {
     const began = performance.now();
     this.manager.stopping();
     this.metrics?.close();
-    await Promise.all([
-      this.http?.close(this.settings.drain_timeout),
-      this.containerd?.close(this.settings.drain_timeout),
-    ]);
+    const limitMs = this.settings.drain_timeout;
+    await Promise.all([this.http?.close(limitMs), this.doors.close(limitMs)]);
     await this.engine.close();
     this.log.info({ duration_ms: elapsedMs(began) }, 'stopped');
   }
@@ -123,7 +121,7 @@ export class Daemon {
         pid: process.pid,
         ...this.engine.placement(),
         socket,
-        containerd_socket: this.containerd === null ? 'off' : this.settings.containerd_socket,
+        ...this.doors.sockets(this.settings),
         duration_ms: durationMs,
       },
       'serving',
@@ -143,23 +141,6 @@ function httpAddress(settings: Settings, handedOver: ListenDescriptor[]): HttpDo
   const given = handedOver.find(({ name }) => name === 'http') ?? (handedOver.length === 1 ? handedOver[0] : undefined);
   if (given !== undefined) return { fd: given.fd };
   return settings.http_socket === 'off' ? null : { path: settings.http_socket };
-}
-
-/** The door for containerd; null where it is switched off. */
-async function openContainerd(parts: {
-  gid: number | null;
-  engine: Engine;
-  log: DaemonLog['log'];
-  settings: Settings;
-  handedOver: ListenDescriptor[];
-}): Promise<ContainerdDoor | null> {
-  const { engine, settings, handedOver, ...rest } = parts;
-  const given = handedOver.find(({ name }) => name === 'containerd');
-  if (given === undefined && settings.containerd_socket === 'off') return null;
-  const at = given === undefined ? { path: settings.containerd_socket } : { fd: given.fd };
-  const containerd = settings.containerd_address === 'off' ? null : settings.containerd_address;
-  const { snapshots, conversions } = engine;
-  return ContainerdDoor.open({ ...rest, at, peerOf, snapshots, conversions, containerd });
 }
 
 function openHttp(
