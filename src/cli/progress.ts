@@ -17,7 +17,8 @@ interface Step extends Progress {
 }
 
 const REDRAW_MS = 100;
-const BAR_WIDTH = 24;
+/** Of a bar: as wide as the line leaves room for what stands beside it. */
+const BAR_WIDTH = { least: 8, most: 24 };
 /** Phases whose numbers are things, not bytes. */
 const COUNTED = new Set<Progress['phase']>(['image', 'gc']);
 
@@ -64,23 +65,24 @@ export class ProgressView {
     const surplus = steps.length - room;
     const leaving = new Set(steps.filter(isDone).slice(0, Math.max(0, surplus)));
     const shown = steps.filter((step) => !leaving.has(step)).slice(-room);
-    const lines = shown.map((step) => `${this.line(step).slice(0, width)}\u001b[K\n`);
+    const lines = shown.map((step) => `${this.line(step, width).slice(0, width)}\u001b[K\n`);
     const up = this.drawn === 0 ? '' : `\u001b[${this.drawn}A`;
     this.screen.write(`${up}${lines.join('')}\u001b[J`);
     this.drawn = lines.length;
   }
 
-  private line(step: Step): string {
+  private line(step: Step, width: number): string {
     const { phase, done, total } = step;
     const name = label(step).padEnd(22);
     if (TOLD.has(phase)) return `${name} ${amount(done, step)}`;
     const seconds = (this.now() - step.began) / 1000;
     const rate = seconds > 0 ? (done - step.from) / seconds : 0;
     if (total === null) return `${name} ${amount(done, step)}${rateText(rate, step)}`;
-    if (isDone(step)) return `${name} ${bar(1)} ${amount(done, step)}`;
+    if (isDone(step)) return withBar(name, 1, amount(done, step), width);
     const left = rate > 0 ? `  ${clock((total - done) / rate)} left` : '';
     const fraction = total === 0 ? 1 : done / total;
-    return `${name} ${bar(fraction)} ${amount(done, step)}/${amount(total, step)}${rateText(rate, step)}${left}`;
+    const numbers = `${amount(done, step)}/${amount(total, step)}${rateText(rate, step)}${left}`;
+    return withBar(name, fraction, numbers, width);
   }
 }
 
@@ -111,8 +113,11 @@ function rateText(rate: number, { phase }: Progress): string {
   return rate > 0 && !COUNTED.has(phase) ? `  ${bytes(rate)}/s` : '';
 }
 
-function bar(fraction: number): string {
-  const filled = Math.round(Math.min(1, fraction) * BAR_WIDTH);
-  const head = filled < BAR_WIDTH ? '>' : '';
-  return `[${`${'='.repeat(Math.max(0, filled - head.length))}${head}`.padEnd(BAR_WIDTH)}]`;
+function withBar(name: string, fraction: number, numbers: string, width: number): string {
+  const room = width - name.length - numbers.length - '[] '.length - 1;
+  const length = Math.max(BAR_WIDTH.least, Math.min(BAR_WIDTH.most, room));
+  const filled = Math.round(Math.min(1, fraction) * length);
+  const head = filled < length ? '>' : '';
+  const bar = `${'='.repeat(Math.max(0, filled - head.length))}${head}`.padEnd(length);
+  return `${name} [${bar}] ${numbers}`;
 }

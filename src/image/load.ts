@@ -39,8 +39,8 @@ export class Loader {
     const parsed = await read(host);
     const images: LoadedImage[] = [];
     for (const image of parsed) {
-      progress({ phase: 'image', subject: image.config.digest, done: images.length, total: parsed.length });
       images.push(await this.addImage(image, leaseId, host));
+      progress({ phase: 'image', subject: image.config.digest, done: 1, total: 1 });
     }
     return { images, ...host.tally() };
   }

@@ -65,53 +65,41 @@ export class Explainer {
 
   /** Which row a path below the root belongs to. */
   private path(subject: string): WhyReport {
-    const { places, reader } = this.context;
+    const { places, staging, stock } = this.context;
     const [room = '', name = ''] = relative(places.root, subject).split(sep);
-    if (room === '..' || room === '') {
+    if (room === '..') {
       throw new LayerdError('INVALID_ARGUMENT', `${subject} is not below the root ${places.root}`, {
         details: { path: subject, root: places.root },
       });
     }
+    const known = name === '' ? null : this.inRoom(subject, room, name);
+    if (known !== null) return known;
+    let reason = (name === '' ? ROOMS : CONTENTS)[room];
+    if (staging.has(name)) reason = 'it is being made, or on its way into the trash';
+    if (stock.has(name)) reason = 'it was made ahead, for the next container';
+    const otherwise = 'no row accounts for it: `layerctl check` names it';
+    return report(subject, 'file', reason === undefined ? [] : [[reason]], otherwise);
+  }
+
+  private inRoom(subject: string, room: string, name: string): WhyReport | null {
+    const { reader } = this.context;
     if (room === 'l') {
       const row = reader.storedLayerByDir(name);
-      if (row !== undefined) {
-        const paths = this.layerReasons(row.layer_id).map((path) => [`it is layer ${row.diff_id}`].concat(path));
-        return report(subject, 'file', paths, `it is layer ${row.diff_id}, which nothing needs`);
-      }
+      if (row === undefined) return null;
+      const paths = this.layerReasons(row.layer_id).map((path) => [`it is layer ${row.diff_id}`].concat(path));
+      return report(subject, 'file', paths, `it is layer ${row.diff_id}, which nothing needs`);
     }
     if (room === 's') {
       const container = reader.containers().find((row) => row.dir === name);
-      if (container !== undefined) {
-        return report(
-          subject,
-          'file',
-          [[`it is what container ${container.name} (${container.id.slice(0, 12)}) wrote`]],
-          '',
-        );
+      if (container === undefined) {
+        const paths = this.snapshotReasons(name);
+        return paths.length > 0 ? report(subject, 'snapshot', paths, '') : null;
       }
+      const what = `it is what container ${container.name} (${container.id.slice(0, 12)}) wrote`;
+      return report(subject, 'file', [[what]], '');
     }
-    if (room === 's') {
-      const paths = this.snapshotReasons(name);
-      if (paths.length > 0) return report(subject, 'snapshot', paths, '');
-    }
-    const plain: Record<string, string> = {
-      db: 'it is the database',
-      lock: 'it is the lock of the daemon',
-      trash: 'it is in the trash and will be unlinked',
-      t: 'it is a tree of a chain, a cache that is made again when it is needed',
-      e: 'it is the empty directory that overlay mounts need',
-    };
-    if (room === 'b') {
-      const blob = reader.keptBlobs().find((row) => row.file === name);
-      if (blob !== undefined) return report(subject, 'file', this.layerReasons(blob.layer_id), '');
-    }
-    const reason = plain[room];
-    return report(
-      subject,
-      'file',
-      reason === undefined ? [] : [[reason]],
-      'no row accounts for it: `layerctl check` names it',
-    );
+    const blob = room === 'b' ? reader.keptBlobs().find((row) => row.file === name) : undefined;
+    return blob === undefined ? null : report(subject, 'file', this.layerReasons(blob.layer_id), '');
   }
 
   /** Whose directory below s/ it is, and for what. */
@@ -151,6 +139,26 @@ export class Explainer {
     ];
   }
 }
+
+/** What the root and the directories below it are for. */
+const ROOMS: Record<string, string> = {
+  '': 'it is the root of the store',
+  db: 'it is the database',
+  lock: 'it is the lock of the daemon',
+  l: 'layers are kept in it',
+  s: 'what containers and snapshots write is kept in it',
+  t: 'trees of chains are kept in it',
+  b: 'compressed blobs are kept in it',
+  e: 'it is the empty directory that overlay mounts need',
+  trash: 'what is to be unlinked is kept in it',
+};
+
+/** What lies in those that no row tells of. */
+const CONTENTS: Record<string, string> = {
+  db: 'it is the database',
+  trash: 'it is in the trash and will be unlinked',
+  t: 'it is a tree of a chain, a cache that is made again when it is needed',
+};
 
 function report(subject: string, kind: WhyReport['kind'], paths: string[][], otherwise: string): WhyReport {
   const conclusion =

@@ -244,6 +244,14 @@ describe('the store', () => {
     expect(await ok('df')).toMatch(/^total .*, reclaimable /m);
     expect(await ok('df', '-v')).toContain('docker.io/test/app:1');
     expect(await ok('why', 'test/app:1')).toContain('docker.io/test/app:1');
+    const root = join(home, 'root');
+    for (const name of ['', 'db', 'lock', 'l', 's', 't', 'b', 'e', 'trash']) {
+      expect(await ok('why', join(root, name))).toContain('kept by 1 root');
+    }
+    const [layer = ''] = readdirSync(join(root, 'l'));
+    expect(await ok('why', join(root, 'l', layer, 'catalog'))).toMatch(/it is layer sha256:.*docker.io\/test/);
+    expect(await ok('why', join(root, 'stray'))).toContain('no row accounts for it');
+    refuses(await daemon.ctl(['why', '/etc/passwd']), 1, 'not below the root');
   });
 
   it('collects, and says before what would go', async () => {
