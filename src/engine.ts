@@ -7,13 +7,17 @@ import type { Logger } from 'pino';
 import type { ProbedDriver } from '../drivers/index.js';
 import type {
   ArchiveInput,
+  CopyOptions,
   EngineApi,
+  ImportOptions,
   KeptAnswer,
   LoadOptions,
   Once,
   OnProgress,
   PullOptions,
   PushOptions,
+  RegistryOptions,
+  RemoteOptions,
   SaveOptions,
 } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
@@ -302,6 +306,45 @@ export class Engine implements EngineApi {
     }
   }
 
+  async tags(
+    name: string,
+    options: RegistryOptions & { digest?: string },
+    signal: AbortSignal,
+  ): Promise<words.TagList> {
+    const { registries, listTags } = await this.registries();
+    return listTags(registries, name, options, signal);
+  }
+
+  async copy(
+    source: string,
+    target: string,
+    options: CopyOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<words.CopyResult> {
+    const { copier } = await this.registries();
+    return copier.copy(source, target, options, progress, signal);
+  }
+
+  async remoteArchive(ref: string, options: RemoteOptions, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    const { copier } = await this.registries();
+    return copier.archive(ref, options, signal);
+  }
+
+  async importArchive(
+    input: ArchiveInput,
+    options: ImportOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<words.PushResult> {
+    const { copier } = await this.registries();
+    try {
+      return await copier.import(input, options, progress, signal);
+    } finally {
+      this.collector.soon();
+    }
+  }
+
   async save(options: SaveOptions, signal: AbortSignal): Promise<{ stream: AsyncIterable<Buffer>; notice: string }> {
     const { saver } = await this.archives();
     return saver.save(options, signal);
@@ -499,13 +542,22 @@ async function openRegistries(
   config: EngineConfig['registry'],
   stored: Omit<ArchiveParts, 'containers'> & Pick<Archives, 'loader'>,
 ) {
-  const [{ Registries }, { Puller }, { Pusher }] = await Promise.all([
+  const [{ Registries }, { Puller }, { Pusher }, { Copier }, { listTags }] = await Promise.all([
     import('./image/registry/registries.js'),
     import('./image/registry/pull.js'),
     import('./image/registry/push.js'),
+    import('./image/registry/copy.js'),
+    import('./image/registry/search.js'),
   ]);
   const parts = { ...stored, registries: new Registries(config) };
-  return { registries: parts.registries, puller: new Puller(context, parts), pusher: new Pusher(context, parts) };
+  const pusher = new Pusher(context, parts);
+  return {
+    registries: parts.registries,
+    puller: new Puller(context, parts),
+    pusher,
+    copier: new Copier(parts, pusher),
+    listTags,
+  };
 }
 
 function collectorSettings(config: ReloadableEngineConfig) {

@@ -1,11 +1,12 @@
-/** pull push */
+/** pull push tags copy */
 import { Option, type Command } from 'commander';
-import type { PullOptions, PushOptions } from '../core/api.js';
+import type { PullOptions, PushOptions, RemoteOptions } from '../core/api.js';
 import { parsePlatform } from '../core/platform.js';
-import type { Credentials, PushCompression, PushResult } from '../core/words.js';
+import type { CopyResult, Credentials, PushCompression, PushResult } from '../core/words.js';
 import type { Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
 import { bytes } from './format.js';
+import { unpackArchive, writeArchive } from './sink.js';
 import { loadedNames, loadSummary } from './images.js';
 
 interface LoginFlags {
@@ -18,6 +19,15 @@ interface PullFlags extends LoginFlags {
   allPlatforms?: boolean;
 }
 
+interface TagFlags extends LoginFlags {
+  digest?: string;
+}
+interface CopyFlags {
+  platform?: string;
+  referrers?: boolean;
+  srcCreds?: string;
+  destCreds?: string;
+}
 interface PushFlags extends LoginFlags {
   compression?: PushCompression;
 }
@@ -37,6 +47,87 @@ export function registryCommands(program: Command, cli: Cli): void {
       ]),
     )
     .action((image: string, target: string | undefined, flags: PushFlags) => push(cli, image, target, flags));
+  withLogin(program.command('tags <repository>'))
+    .description('list the tags of a repository at a registry')
+    .option('--digest <digest>', 'only those that lead to it: to a manifest, a platform, a config or a layer')
+    .action((name: string, flags: TagFlags) => tags(cli, name, flags));
+  program
+    .command('copy <source> <target>')
+    .description(
+      'copy an image byte for byte between registries, or a registry and an archive: REF, oci-archive:FILE, oci:DIRECTORY, docker-archive:FILE',
+    )
+    .option('--platform <os/arch[/variant]>', 'one platform of an index (default: all of it)')
+    .option('--referrers', 'what refers to it, too: signatures, attestations')
+    .option('--src-creds <name:password>', 'for the registry that is copied from')
+    .option('--dest-creds <name:password>', 'for the registry that is copied to')
+    .action((source: string, target: string, flags: CopyFlags) => copy(cli, source, target, flags));
+}
+
+/** What SRC and DST of a copy are when they are no references. */
+const ARCHIVE = /^(oci|oci-archive|docker-archive):(.+)$/;
+
+async function tags(cli: Cli, name: string, { digest, ...flags }: TagFlags): Promise<void> {
+  const asking = { ...(digest === undefined ? {} : { digest }), ...(await login(flags)) };
+  const found = await cli.client.tags(name, { ...asking, signal: cli.signal });
+  const human = (): string =>
+    digest === undefined
+      ? found.tags.map((tag) => `${tag}\n`).join('')
+      : found.matches.map((match) => `${match.tag}\t${match.as}\t${match.digest}\n`).join('');
+  cli.print({ data: found, ids: found.tags, human });
+}
+
+async function copy(cli: Cli, source: string, target: string, flags: CopyFlags): Promise<void> {
+  const { platform, referrers, srcCreds, destCreds } = flags;
+  const [, , from] = ARCHIVE.exec(source) ?? [];
+  const [, kind, to] = ARCHIVE.exec(target) ?? [];
+  const chosen = platform === undefined ? {} : { platform: parsePlatform(platform) };
+  const ours = srcCreds === undefined ? {} : { credentials: parseCreds(srcCreds) };
+  const options = { ...chosen, ...ours, ...(referrers === undefined ? {} : { referrers }) };
+  if (from !== undefined && to !== undefined) {
+    throw new UsageError('both are archives', 'Copy between registries and archives; tools such as cp copy files.');
+  }
+  if (from !== undefined) {
+    const theirs = destCreds === undefined ? {} : { credentials: parseCreds(destCreds) };
+    const importing = { target: registryRef(target), ...chosen, ...theirs };
+    const result = await cli.watched((watch) => cli.client.importArchive(from, { ...importing, ...watch }));
+    cli.print({ data: result, ids: [result.digest], human: () => `${result.ref}\n` });
+    cli.note(pushSummary(result));
+  } else if (to !== undefined) await copyToArchive(cli, registryRef(source), { kind, to }, options);
+  else {
+    const theirs = destCreds === undefined ? {} : { targetCredentials: parseCreds(destCreds) };
+    const result = await cli.watched((watch) =>
+      cli.client.copy(registryRef(source), registryRef(target), { ...options, ...theirs, ...watch }),
+    );
+    cli.print({ data: result, ids: [result.digest], human: () => `${result.target}\n` });
+    cli.note(copySummary(result));
+  }
+}
+
+async function copyToArchive(
+  cli: Cli,
+  ref: string,
+  { kind, to }: { kind: string | undefined; to: string },
+  options: RemoteOptions,
+): Promise<void> {
+  if (kind === 'docker-archive') {
+    throw new UsageError('what a registry has is no docker-archive', 'Copy to oci-archive:FILE or oci:DIRECTORY.');
+  }
+  const written = await cli.watched(async ({ onProgress, signal }) => {
+    const stream = await cli.client.remoteArchive(ref, { ...options, signal });
+    const onBytes = (done: number): void => onProgress({ phase: 'copy', subject: '', done, total: null });
+    return kind === 'oci' ? unpackArchive(stream, to, onBytes) : writeArchive(stream, to, onBytes);
+  });
+  cli.print({ data: { output: to, bytes: written, ref }, ids: [], human: () => '' });
+  cli.note(`wrote ${bytes(written)} to ${to}`);
+}
+
+/** References may be written as skopeo has them. */
+function registryRef(text: string): string {
+  return text.replace(/^docker:\/\//, '');
+}
+
+function copySummary({ copied, mounted, present, bytesCopied, digest }: CopyResult): string {
+  return `${copied} blobs sent, ${mounted} taken over, ${present} already there (${bytes(bytesCopied)} sent); ${digest}`;
 }
 
 /** The ways to say who one is; without them the daemon looks into its Docker configuration file. */

@@ -1,5 +1,15 @@
 import { open, type FileHandle } from 'node:fs/promises';
-import type { LoadOptions, OnProgress, PullOptions, PushOptions, SaveOptions } from '../core/api.js';
+import type {
+  CopyOptions,
+  ImportOptions,
+  LoadOptions,
+  OnProgress,
+  PullOptions,
+  PushOptions,
+  RegistryOptions,
+  RemoteOptions,
+  SaveOptions,
+} from '../core/api.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type {
@@ -32,13 +42,15 @@ import type {
   MountResult,
   Platform,
   PullResult,
+  TagList,
+  CopyResult,
   PushResult,
   RemovedImage,
   Usage,
   WhyReport,
 } from '../core/words.js';
 import { layoutAsTar } from './layout.js';
-import { route, Transport } from './transport.js';
+import { route, Transport, type CallOptions } from './transport.js';
 
 export const DEFAULT_SOCKET = '/run/layerd/layerd.sock';
 
@@ -117,21 +129,8 @@ export class LayerdClient {
    * daemon through our descriptor: nothing is sent, and layers that it has are not even read. Where that is not
    * possible, and for a stream, the bytes are sent.
    */
-  async load(source: string | AsyncIterable<Uint8Array>, options: LoadOptions & Watch = {}): Promise<LoadResult> {
-    if (typeof source !== 'string') return this.loadStream(source, options);
-    const handle = await openArchive(source);
-    const stat = await handle.stat();
-    const stream = (): AsyncIterable<Uint8Array> =>
-      stat.isDirectory() ? layoutAsTar(source) : handle.createReadStream({ autoClose: false });
-    try {
-      if (!stat.isDirectory() && !stat.isFile()) return await this.loadStream(stream(), options);
-      return await this.loadDescriptor(handle, options);
-    } catch (error) {
-      if (!(error instanceof LayerdError) || error.code !== 'NOT_PERMITTED') throw error;
-      return await this.loadStream(stream(), options);
-    } finally {
-      await handle.close();
-    }
+  load(source: string | AsyncIterable<Uint8Array>, options: LoadOptions & Watch = {}): Promise<LoadResult> {
+    return this.sendArchive('/v1/images/load', source, { query: loadQuery(options) }, options);
   }
 
   /**
@@ -149,6 +148,39 @@ export class LayerdClient {
     const { onProgress, signal, credentials, ...json } = options;
     const headers = authHeaders(credentials);
     return this.transport.operation(route('v1', 'images', name, 'push'), { json, signal, headers }, onProgress);
+  }
+
+  /** The tags of a repository at a registry; with `digest` those that lead to it. */
+  tags(name: string, options: RegistryOptions & { digest?: string; signal?: AbortSignal } = {}): Promise<TagList> {
+    const { credentials, signal, digest } = options;
+    const headers = authHeaders(credentials);
+    return this.transport.json('GET', '/v1/registry/tags', { query: { name, digest }, headers, signal });
+  }
+
+  /** From registry to registry, byte for byte. */
+  copy(source: string, target: string, options: CopyOptions & Watch = {}): Promise<CopyResult> {
+    const { onProgress, signal, credentials, targetCredentials, platform, ...rest } = options;
+    const json = { source, target, ...rest, platform: platformText(platform) };
+    const headers = authHeaders(credentials, targetCredentials);
+    return this.transport.operation('/v1/registry/copy', { json, signal, headers }, onProgress);
+  }
+
+  /** What a registry has, as an OCI archive. */
+  async remoteArchive(
+    ref: string,
+    options: RemoteOptions & { signal?: AbortSignal } = {},
+  ): Promise<AsyncGenerator<Buffer>> {
+    const { credentials, platform, signal, ...rest } = options;
+    const query = { ref, ...rest, platform: platformText(platform) };
+    const headers = authHeaders(credentials);
+    return (await this.transport.bytes('/v1/registry/archive', { query, headers, signal })).stream;
+  }
+
+  /** Sends the image of an archive (as for load) to a registry. */
+  importArchive(source: string | AsyncIterable<Uint8Array>, options: ImportOptions & Watch): Promise<PushResult> {
+    const { credentials, target, compression, platform, ...watch } = options;
+    const query = { target, compression, platform: platformText(platform) };
+    return this.sendArchive('/v1/registry/import', source, { query, headers: authHeaders(credentials) }, watch);
   }
 
   /** Images as one archive. `notice` says, where there is something to say, what differs from the original. */
@@ -342,21 +374,30 @@ export class LayerdClient {
     return this.transport.lines('/v1/events', { query, signal });
   }
 
-  private loadDescriptor(handle: FileHandle, options: LoadOptions & Watch): Promise<LoadResult> {
-    const headers = { 'x-layerd-fd': String(handle.fd) };
-    return this.transport.operation(
-      '/v1/images/load',
-      { headers, query: loadQuery(options), signal: options.signal },
-      options.onProgress,
-    );
-  }
-
-  private loadStream(body: AsyncIterable<Uint8Array>, options: LoadOptions & Watch): Promise<LoadResult> {
-    return this.transport.operation(
-      '/v1/images/load',
-      { body, query: loadQuery(options), signal: options.signal },
-      options.onProgress,
-    );
+  /** Hands an archive to the daemon: by our descriptor of it where that is possible, else by its bytes. */
+  private async sendArchive<T>(
+    path: string,
+    source: string | AsyncIterable<Uint8Array>,
+    options: Pick<CallOptions, 'query' | 'headers'>,
+    { onProgress, signal }: Watch,
+  ): Promise<T> {
+    const send = (body: AsyncIterable<Uint8Array>): Promise<T> =>
+      this.transport.operation(path, { ...options, body, signal }, onProgress);
+    if (typeof source !== 'string') return send(source);
+    const handle = await openArchive(source);
+    const stat = await handle.stat();
+    const stream = (): AsyncIterable<Uint8Array> =>
+      stat.isDirectory() ? layoutAsTar(source) : handle.createReadStream({ autoClose: false });
+    try {
+      if (!stat.isDirectory() && !stat.isFile()) return await send(stream());
+      const headers = { ...options.headers, 'x-layerd-fd': String(handle.fd) };
+      return await this.transport.operation(path, { ...options, headers, signal }, onProgress);
+    } catch (error) {
+      if (!(error instanceof LayerdError) || error.code !== 'NOT_PERMITTED') throw error;
+      return await send(stream());
+    } finally {
+      await handle.close();
+    }
   }
 }
 

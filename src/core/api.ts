@@ -14,6 +14,7 @@ import type {
   CheckReport,
   CommitOptions,
   CommitResult,
+  CopyResult,
   ContainerDetail,
   ContainerSummary,
   CreateContainerOptions,
@@ -40,6 +41,7 @@ import type {
   PushCompression,
   PushResult,
   RemovedImage,
+  TagList,
   Usage,
   WhyReport,
 } from './words.js';
@@ -96,6 +98,26 @@ export interface PushOptions extends RegistryOptions {
   compression?: PushCompression;
 }
 
+/** What of a reference at a registry is meant. */
+export interface RemoteOptions extends RegistryOptions {
+  /** One platform of an index; default: all of it. */
+  platform?: Platform;
+  /** What refers to it (signatures, attestations, …), too. */
+  referrers?: boolean;
+}
+
+export interface CopyOptions extends RemoteOptions {
+  targetCredentials?: Credentials;
+}
+
+export interface ImportOptions extends RegistryOptions {
+  target: string;
+  /** Default: as the archive has it. */
+  compression?: PushCompression;
+  /** Which of several platforms; the machine's own by default. */
+  platform?: Platform;
+}
+
 export interface SaveOptions {
   refs: string[];
   format: ArchiveFormat;
@@ -121,6 +143,25 @@ export interface EngineApi {
   pull(ref: string, options: PullOptions, progress: OnProgress, signal: AbortSignal): Promise<PullResult>;
   /** Sends an image to a registry, as far as its blobs are not there. */
   push(name: string, options: PushOptions, progress: OnProgress, signal: AbortSignal): Promise<PushResult>;
+  /** The tags of a repository at a registry; with `digest` those that lead to it. */
+  tags(name: string, options: RegistryOptions & { digest?: string }, signal: AbortSignal): Promise<TagList>;
+  /** From registry to registry, byte for byte. */
+  copy(
+    source: string,
+    target: string,
+    options: CopyOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<CopyResult>;
+  /** What a registry has as an OCI archive. Throws before the first byte if it has it not. */
+  remoteArchive(ref: string, options: RemoteOptions, signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
+  /** The image of an archive to a registry. */
+  importArchive(
+    input: ArchiveInput,
+    options: ImportOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+  ): Promise<PushResult>;
   images(): ImageSummary[];
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];

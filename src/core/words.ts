@@ -73,6 +73,36 @@ export interface PullResult extends LoadResult {
   from: string;
 }
 
+/** Where a digest turns up in a repository. */
+export interface DigestMatch {
+  tag: string;
+  /** What the tag leads to. */
+  digest: Digest;
+  /** What the digest that was looked for is there. */
+  as: 'manifest' | 'platform' | 'config' | 'layer';
+}
+
+export interface TagList {
+  /** Registry and path. */
+  repository: string;
+  tags: string[];
+  /** Where a digest was looked for: what leads to it. */
+  matches: DigestMatch[];
+}
+
+export interface CopyResult {
+  source: string;
+  target: string;
+  /** Of the manifest or index that was copied, the same in both places. */
+  digest: Digest;
+  manifests: number;
+  /** Blobs that were sent, taken over from the source's repository, or there already. */
+  copied: number;
+  mounted: number;
+  present: number;
+  bytesCopied: number;
+}
+
 /** How layers are compressed that are sent to a registry. */
 export type PushCompression = 'gzip' | 'zstd';
 

@@ -118,11 +118,11 @@ function tagged(image: SaveImage): string[] {
   });
 }
 
-function jsonFile(document: unknown): SavedBytes {
+export function jsonFile(document: unknown): SavedBytes {
   return inMemory(Buffer.from(JSON.stringify(document)));
 }
 
-function inMemory(bytes: Buffer): SavedBytes {
+export function inMemory(bytes: Buffer): SavedBytes {
   return {
     size: bytes.byteLength,
     // eslint-disable-next-line typescript/require-await -- a ByteSource is asynchronous by its type
@@ -132,7 +132,8 @@ function inMemory(bytes: Buffer): SavedBytes {
   };
 }
 
-async function* tarOf(files: ReadonlyMap<ByteString, SavedBytes>): AsyncGenerator<Buffer> {
+/** A tar of files with these contents, in this order. */
+export async function* tarOf(files: ReadonlyMap<ByteString, SavedBytes>): AsyncGenerator<Buffer> {
   for (const directory of ['blobs/', 'blobs/sha256/']) yield header('directory', bytesOf(directory), 0);
   for (const [path, file] of files) {
     const { size } = file;

@@ -24,6 +24,10 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['post /v1/images/load', '/v1/images/load?ref=base', 200],
   ['post /v1/images/pull', '/v1/images/pull', 200, { ref: 'REGISTRY/pulled', platform: 'linux/amd64' }],
   ['post /v1/images/{name}/push', '/v1/images/base/push', 200, { target: 'REGISTRY/pushed', compression: 'zstd' }],
+  ['get /v1/registry/tags', '/v1/registry/tags?name=REGISTRY/pulled', 200],
+  ['post /v1/registry/copy', '/v1/registry/copy', 200, { source: 'REGISTRY/pulled', target: 'REGISTRY/copied' }],
+  ['get /v1/registry/archive', '/v1/registry/archive?ref=REGISTRY/pulled', 200],
+  ['post /v1/registry/import', '/v1/registry/import?target=REGISTRY/imported', 200],
   ['get /v1/images', '/v1/images', 200],
   ['get /v1/images/{name}', '/v1/images/base', 200],
   ['get /v1/images/{name}/history', '/v1/images/base/history', 200],
@@ -114,7 +118,8 @@ describe('the OpenAPI document', () => {
     const [method = '', documented = ''] = operation.split(' ');
     const here = (text: string): string => text.replaceAll('REGISTRY', registry.host);
     const options = json === undefined ? {} : { json: JSON.parse(here(JSON.stringify(json))) as unknown };
-    const load = path.startsWith('/v1/images/load') ? { body: ARCHIVE } : options;
+    const brings = /^\/v1\/(?:images\/load|registry\/import)/.test(path);
+    const load = brings ? { body: ARCHIVE } : options;
     const answer = await ask(fixture.socket, method.toUpperCase(), here(path), load);
     expect(answer.status, answer.text).toBe(status);
     // What there is to tell of the container.

@@ -24,6 +24,9 @@ import type {
   Problem,
   Progress,
   PullResult,
+  TagList,
+  DigestMatch,
+  CopyResult,
   PushResult,
   RemovedImage,
   Usage,
@@ -124,6 +127,27 @@ export const COMPONENTS: Record<string, Schema> = {
     ref: about(text, 'What was pulled, normalised.'),
     digest: about(digest, 'What the ref led to at the registry: a manifest, or an index of several.'),
     from: about(text, "The host that it came from: the registry's, or a mirror's."),
+  }),
+  TagList: object<TagList>({
+    repository: about(text, 'Registry and path.'),
+    tags: list(text),
+    matches: list(
+      object<DigestMatch>({
+        tag: text,
+        digest: about(digest, 'What the tag leads to.'),
+        as: about(oneWord('manifest', 'platform', 'config', 'layer'), 'What the digest that was looked for is there.'),
+      }),
+    ),
+  }),
+  CopyResult: object<CopyResult>({
+    source: text,
+    target: text,
+    digest: about(digest, 'Of the manifest or index that was copied, the same in both places.'),
+    manifests: natural,
+    copied: about(natural, 'Blobs that were sent.'),
+    mounted: about(natural, "Blobs that were taken over from the source's repository."),
+    present: about(natural, 'Blobs that were there.'),
+    bytesCopied: natural,
   }),
   PushResult: object<PushResult>({
     ref: about(text, 'Where it lies now, normalised.'),

@@ -4,6 +4,7 @@
  * code as those of archives. Of an index only what the choice of a platform needs is fetched.
  */
 import type { ByteString } from '../../core/bytes.js';
+import type { Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
 import { machinePlatform } from '../../core/platform.js';
 import { formatReference, type Reference } from '../../core/reference.js';
@@ -116,8 +117,17 @@ export class RegistryMembers implements ArchiveMembers {
   }
 }
 
+/** The digest of what serves a platform: of a manifest itself, or of one that an index lists. */
+export function chosenOf(label: string, manifest: RemoteManifest, choice: PlatformChoice): Digest {
+  return chosen(label, manifest, choice).digest;
+}
+
 /** What the layout's index is to list: the manifest, or that of an index which serves the platform. */
-function chosen(label: string, manifest: RemoteManifest, choice: PlatformChoice): object {
+function chosen(
+  label: string,
+  manifest: RemoteManifest,
+  choice: PlatformChoice,
+): Pick<Descriptor, 'mediaType' | 'digest' | 'size'> {
   const { bytes, digest, mediaType } = manifest;
   const all = { mediaType, digest, size: bytes.length };
   const document = parseImageDocument(label, bytes, mediaType);

@@ -21,6 +21,8 @@ export interface Target {
   watch: TransferWatch;
   progress: OnProgress;
   compression: PushCompression | null;
+  /** Blobs that came plain are sent plain. */
+  asItCame: boolean;
 }
 
 export interface SentLayer {
@@ -98,7 +100,7 @@ export class LayerPush {
 
   /** The blob as it came. One that came plain goes plain only where blobs are to go as they came. */
   private async kept(blob: Blob): Promise<SentLayer | null> {
-    if (blob.compression === 'none' && !this.context.keepBlobs) return null;
+    if (blob.compression === 'none' && !this.target.asItCame) return null;
     const bytes = await this.host.blob(blob.digest);
     return bytes === null ? null : this.upload(blob, bytes);
   }

@@ -39,7 +39,14 @@ export class Pusher {
     this.parts = parts;
   }
 
-  async push(name: string, options: PushOptions, progress: OnProgress, signal: AbortSignal): Promise<PushResult> {
+  /** `asItCame`: kept blobs are sent as they are, plain ones too. */
+  async push(
+    name: string,
+    options: PushOptions,
+    progress: OnProgress,
+    signal: AbortSignal,
+    { asItCame }: { asItCame: boolean } = { asItCame: this.context.keepBlobs },
+  ): Promise<PushResult> {
     const image = this.parts.images.find(name);
     const reference = parseReference(normalizeReference(options.target ?? name));
     const stop = new AbortController();
@@ -49,6 +56,7 @@ export class Pusher {
       watch: transferWatch(progress, AbortSignal.any([signal, stop.signal])),
       progress,
       compression: options.compression ?? null,
+      asItCame,
     };
     const lease = await this.parts.leases.hold('push', [image.image_id]);
     try {

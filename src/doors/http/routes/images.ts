@@ -1,12 +1,11 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
-import type { ArchiveInput, LoadOptions } from '../../../core/api.js';
+import type { FastifyInstance } from 'fastify';
+import type { LoadOptions } from '../../../core/api.js';
 import { parsePlatform } from '../../../core/platform.js';
 import type { ArchiveFormat } from '../../../core/words.js';
-import { answerBytes, answerWithProgress, asList, NDJSON, TAR } from '../answers.js';
-import { uploadOf } from '../body.js';
-import type { ClientDescriptor } from '../../peer.js';
+import { answerBytes, asList, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, list, name, object, oneWord, options, ref, text, yes } from '../schema.js';
+import { DESCRIPTOR_HEADER, descriptorHeader, uploadRoute } from './archive-input.js';
 import { binary, route, streamLine, streams } from './route.js';
 
 const tag = 'images';
@@ -24,9 +23,6 @@ interface SaveQuery {
   ref: string | string[];
   format: ArchiveFormat;
 }
-
-/** The header that names a descriptor of the client instead of a body. */
-export const DESCRIPTOR_HEADER = 'x-layerd-fd';
 
 export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
   app.get('/v1/images', { schema: route('All images', { tag, answer: list(ref('ImageSummary')) }) }, async () =>
@@ -96,21 +92,9 @@ function archiveRoutes(app: FastifyInstance, door: DoorContext): void {
       await answerBytes(door, request, reply, stream, headers);
     },
   );
-  void app.register((uploads, _options, done) => {
-    uploads.removeAllContentTypeParsers();
-    uploads.addContentTypeParser('*', (_request, _payload, parsed) => parsed(null));
-    uploads.post<{ Querystring: LoadQuery }>('/v1/images/load', { schema: loadSchema }, async (request, reply) => {
-      const input = archiveOf(door, request);
-      try {
-        await answerWithProgress(door, request, reply, (progress, signal) =>
-          door.engine.load(input.archive, loadOptions(request.query), progress, signal),
-        );
-      } finally {
-        input.descriptor?.close();
-      }
-    });
-    done();
-  });
+  uploadRoute<LoadQuery>(app, door, '/v1/images/load', loadSchema, (archive, request, progress, signal) =>
+    door.engine.load(archive, loadOptions(request.query), progress, signal),
+  );
 }
 
 const loadSchema = route('Load images from an archive', {
@@ -119,10 +103,7 @@ const loadSchema = route('Load images from an archive', {
     'The body is a docker-archive or OCI archive (tar, plain or compressed), taken as fast as it can be stored. A client ' +
     `on the same machine may instead name an open descriptor of its own in the header ${DESCRIPTOR_HEADER}: a file, or ` +
     'a directory with an OCI layout. The daemon then reads it by itself, in parallel, and skips what is there already.',
-  headers: {
-    type: 'object',
-    properties: { [DESCRIPTOR_HEADER]: { type: 'integer', minimum: 0, maximum: 2 ** 31 - 1 } },
-  },
+  headers: { type: 'object', properties: descriptorHeader },
   querystring: options<LoadQuery>({
     platform: about(text, 'OS/ARCHITECTURE[/VARIANT] to take from an archive with several; default: this machine.'),
     allPlatforms: yes,
@@ -130,21 +111,6 @@ const loadSchema = route('Load images from an archive', {
   }),
   response: streams(NDJSON, 'Progress, then the result or an error.', streamLine('LoadResult')),
 });
-
-/** The archive that a request brings: its body, or a descriptor of its client. */
-function archiveOf(
-  door: DoorContext,
-  request: FastifyRequest,
-): { archive: ArchiveInput; descriptor: ClientDescriptor | null } {
-  const fd = request.headers[DESCRIPTOR_HEADER];
-  if (fd !== undefined) {
-    const descriptor = door.takeDescriptor(request, Number(fd));
-    return { archive: { path: descriptor.path }, descriptor };
-  }
-  const length = request.headers['content-length'];
-  const size = length === undefined ? null : Number(length);
-  return { archive: { stream: uploadOf(request.raw, door.stallMs), size }, descriptor: null };
-}
 
 function loadOptions(query: LoadQuery): LoadOptions {
   const { platform, ...rest } = query;
