@@ -20,6 +20,13 @@ export function containerdLines(settings: Settings): string {
 #   [proxy_plugins.layerd.exports]
 #     root = ${JSON.stringify(root)}
 
+# containerd 1.7.10 and newer, besides: layers go from its content store into layerd's without being unpacked
+#   [proxy_plugins.layerd-diff]
+#     type = "diff"
+#     address = ${JSON.stringify(socket)}
+#   [plugins."io.containerd.service.v1.diff-service"]
+#     default = ["layerd-diff", "walking"]
+
 # Kubernetes (CRI of containerd 1.x; in 2.x the section is called io.containerd.cri.v1.images)
 #   [plugins."io.containerd.grpc.v1.cri".containerd]
 #     snapshotter = "layerd"

@@ -1,6 +1,6 @@
 /** Which blob of containerd's a snapshot was unpacked from. */
 import { access } from 'node:fs/promises';
-import { chainId } from '../../core/digest.js';
+import { chainId, isDigest } from '../../core/digest.js';
 import type { FindOriginal } from '../../core/snapshots.js';
 import { ContentStore, digestOf } from './content.js';
 import { REF, UNCOMPRESSED } from './labels.js';
@@ -13,8 +13,9 @@ export async function findOriginal(
   address: string,
   { key, labels, parentChain }: Parameters<FindOriginal>[0],
 ): ReturnType<FindOriginal> {
-  const { [REF]: ref } = labels;
-  if (ref === undefined || !(await isThere(address))) return null;
+  // containerd names what it unpacked by its chain ID, and does not always say so in a label
+  const ref = labels[REF] ?? ownName(key);
+  if (!isDigest(ref) || !(await isThere(address))) return null;
   const store = new ContentStore(address, namespaceOf(key));
   try {
     for (const blob of await store.list(`labels."${UNCOMPRESSED}"`)) {
@@ -47,6 +48,10 @@ export async function* readBlob(
 /** containerd's keys are `namespace/number/key`. */
 export function namespaceOf(key: string): string {
   return key.split('/', 1)[0] ?? 'default';
+}
+
+function ownName(key: string): string {
+  return key.split('/').slice(2).join('/');
 }
 
 async function isThere(path: string): Promise<boolean> {

@@ -1,6 +1,7 @@
 /** The gRPC services of the door, on connections that somebody else accepted. */
 import type { Socket } from 'node:net';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
+import { diffMethods } from './diff-service.js';
 import type { Method } from './grpc.js';
 import type { ContainerdDoorOptions } from './server.js';
 import { snapshotMethods } from './snapshots-service.js';
@@ -15,12 +16,13 @@ export interface GrpcService {
 /** Messages are small; lists go in blocks. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 
-export function openService({ snapshots }: ContainerdDoorOptions): GrpcService {
+export function openService({ snapshots, containerd }: ContainerdDoorOptions): GrpcService {
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
   });
   register(server, snapshotMethods(snapshots));
+  if (containerd !== null) register(server, diffMethods(snapshots, containerd));
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   return {
     inject: (socket) => injector.injectConnection(socket),

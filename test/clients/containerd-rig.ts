@@ -1,0 +1,202 @@
+/** A private containerd with a private layerd as its snapshotter: both real programs, on directories of their own. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { run } from '../../bench/fixtures/shell.js';
+import type { DriverName } from '../../src/core/words.js';
+import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { removeHome, TestDaemon } from '../cli/daemon.js';
+
+const DISABLED = ['grpc.v1.cri', 'snapshotter.v1.aufs', 'snapshotter.v1.btrfs', 'snapshotter.v1.devmapper']
+  .concat('snapshotter.v1.zfs', 'internal.v1.opt')
+  .map((name) => `"io.containerd.${name}"`);
+
+export class ContainerdRig {
+  readonly home: string;
+  private readonly args: readonly string[];
+  private layerd: TestDaemon | null = null;
+  private containerd: { child: ChildProcess; closed: Promise<unknown> } | null = null;
+
+  private constructor(home: string, args: readonly string[]) {
+    this.home = home;
+    this.args = args;
+  }
+
+  /** Runs `work` with both; afterwards all of it is gone. */
+  static async with(driver: DriverName, work: (rig: ContainerdRig) => Promise<void>): Promise<void> {
+    // short: clients that mount by a string have one page for it
+    const home = mkdtempSync(join(tmpdir(), 'lc-'));
+    const rig = new ContainerdRig(home, [
+      '--driver',
+      driver,
+      '--containerd-address',
+      join(home, 'c'),
+      '--gc-grace',
+      '0',
+    ]);
+    try {
+      await rig.startLayerd();
+      await rig.startContainerd();
+      await work(rig);
+    } finally {
+      await rig.stopContainerd('SIGTERM');
+      await rig.stopLayerd('SIGTERM');
+      removeHome(home);
+    }
+  }
+
+  get daemon(): TestDaemon {
+    if (this.layerd === null) throw new Error('layerd was stopped');
+    return this.layerd;
+  }
+
+  async startLayerd(): Promise<void> {
+    this.layerd = await TestDaemon.start(this.home, this.args);
+  }
+
+  async stopLayerd(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    await this.layerd?.stop(signal);
+    this.layerd = null;
+  }
+
+  async startContainerd(): Promise<void> {
+    const config = join(this.home, 'config.toml');
+    writeFileSync(config, this.configuration());
+    const child = spawn('containerd', ['--config', config], { stdio: 'ignore' });
+    this.containerd = { child, closed: new Promise((resolve) => child.once('close', resolve)) };
+    for (let tries = 0; !existsSync(join(this.home, 'c')); tries += 1) {
+      if (tries > 600 || child.exitCode !== null) throw new Error('containerd does not start');
+      await sleep(50);
+    }
+    await this.ctr('version');
+  }
+
+  async stopContainerd(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    if (this.containerd === null) return;
+    this.containerd.child.kill(signal);
+    await this.containerd.closed;
+    this.containerd = null;
+    // what a killed one leaves is no sign that the next is ready
+    rmSync(join(this.home, 'c'), { force: true });
+  }
+
+  /** Runs ctr and gives what it printed. */
+  ctr(...args: string[]): Promise<string> {
+    return run('ctr', ['--address', join(this.home, 'c'), ...args]);
+  }
+
+  async import(archive: string, namespace = 'default'): Promise<void> {
+    await this.ctr('-n', namespace, 'image', 'import', '--snapshotter', 'layerd', archive);
+  }
+
+  /** Runs a command in a fresh container, by runc, and gives what it printed. */
+  container(ref: string, id: string, ...command: string[]): Promise<string> {
+    return this.ctr('run', '--rm', '--snapshotter', 'layerd', ref, id, ...command);
+  }
+
+  /** Keys of the snapshots that containerd knows. */
+  async snapshots(namespace = 'default'): Promise<string[]> {
+    const lines = (await this.ctr('-n', namespace, 'snapshot', '--snapshotter', 'layerd', 'ls')).trim().split('\n');
+    return lines.slice(1).map((line) => line.split(/\s+/, 1)[0] ?? '');
+  }
+
+  /** Mounts a read-only view of a snapshot by the commands that containerd gives, and unmounts it after `work`. */
+  async view<T>(parent: string, work: (root: string) => Promise<T>): Promise<T> {
+    const target = mkdtempSync(join(this.home, 'v-'));
+    const printed = await this.heldView(parent);
+    const mounts = JSON.parse(printed) as { Type: string; Source: string; Options: string[] }[];
+    try {
+      for (const { Type: type, Source: source, Options: options } of mounts) {
+        await run('mount', ['-t', type, '-o', options.join(','), source, target]);
+      }
+      return await work(target);
+    } finally {
+      await run('umount', [target]);
+      rmSync(target, { recursive: true });
+      await this.ctr('snapshot', '--snapshotter', 'layerd', 'rm', 'look');
+    }
+  }
+
+  /** A view that containerd does not collect; it may be quicker than the label that says so. */
+  private async heldView(parent: string): Promise<string> {
+    for (;;) {
+      const printed = await this.ctr('snapshot', '--snapshotter', 'layerd', 'view', '--mounts', 'look', parent);
+      try {
+        await this.ctr('snapshot', '--snapshotter', 'layerd', 'label', 'look', 'containerd.io/gc.root=test');
+        return printed;
+      } catch (thrown) {
+        if (!String(thrown).includes('not found')) throw thrown;
+      }
+    }
+  }
+
+  /** Waits until all committed uppers have become layers, and are collected. */
+  async converted(): Promise<void> {
+    const { client } = this.daemon;
+    for (let tries = 0; tries < 300; tries += 1) {
+      await client.gc({ grace: 0, wait: true });
+      const { rows } = await client.diskUsage();
+      // a live snapshot has the name of its space with it
+      if (!rows.some(({ kind, users }) => kind === 'snapshot' && !users.includes('containerd/layerd'))) return;
+      await sleep(200);
+    }
+    throw new Error('there are uppers left after a minute');
+  }
+
+  /** containerd looks for a snapshotter that was away every few seconds: until then what it does fails. */
+  async again<T>(work: () => Promise<T>): Promise<T> {
+    for (let tries = 0; ; tries += 1) {
+      try {
+        return await work();
+      } catch (thrown) {
+        if (tries === 20 || !String(thrown).includes('unavailable')) throw thrown;
+        await sleep(500);
+      }
+    }
+  }
+
+  /** Removes all images of a namespace, and waits until containerd has collected. */
+  async removeImages(namespace = 'default'): Promise<void> {
+    const refs = (await this.ctr('-n', namespace, 'image', 'ls', '-q')).trim().split('\n');
+    for (const ref of refs.filter((text) => text !== '')) await this.ctr('-n', namespace, 'image', 'rm', '--sync', ref);
+  }
+
+  /** What is left in layerd when everything was removed, and what ends by itself has ended: nothing, one hopes. */
+  async leftovers(): Promise<string[]> {
+    for (let tries = 0; ; tries += 1) {
+      await this.daemon.client.gc({ grace: 0, wait: true });
+      const left = this.rooms();
+      if (tries === 50 || left.length === 0) {
+        const { problems } = await this.daemon.client.check();
+        return [...problems.map(({ code, subject }) => `${code} ${subject}`), ...left];
+      }
+      await sleep(200);
+    }
+  }
+
+  private rooms(): string[] {
+    const rooms = ['l', 's', 't', 'b', 'trash'].flatMap((room) =>
+      readdirSync(join(this.home, 'root', room)).map((name) => `${room}/${name}`),
+    );
+    return [...rooms, ...mountsBelow(this.home).map(({ mountPoint }) => String(mountPoint))];
+  }
+
+  private configuration(): string {
+    mkdirSync(join(this.home, 'state'), { recursive: true });
+    return `
+version = 2
+root = "${this.home}/containerd"
+state = "${this.home}/state"
+disabled_plugins = [${DISABLED.join(', ')}]
+[grpc]
+  address = "${this.home}/c"
+[ttrpc]
+  address = "${this.home}/tt"
+[proxy_plugins.layerd]
+  type = "snapshot"
+  address = "${this.home}/run/containerd.sock"
+`;
+  }
+}
