@@ -222,7 +222,10 @@ export interface DriverModule {
   readonly auto: boolean;
   /** Its layers are directories that overlay takes as lowers, and its snapshots need such; else it makes trees of any layers. */
   readonly overlays: boolean;
-  /** Really tries (a mount of a tiny layer) below the given places; leaves nothing behind. */
+  /**
+   * Really tries (a mount of a tiny layer) in a directory below `s/`; leaves nothing behind. What a crash leaves there has
+   * no row, like any half-made snapshot.
+   */
   probe(places: Places, options: DriverOptions): ProbeResult;
   create(context: DriverContext): Driver;
 }

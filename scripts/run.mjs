@@ -64,6 +64,7 @@ const TASKS = {
   demo: [`${root}dist/examples/demo/demo.js`],
   bench: [`${root}dist/bench/run.js`],
   test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],
+  'test:crash': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'crash/', 'fuzz/'],
 };
 
 const command = TASKS[task];
@@ -73,9 +74,10 @@ if (command === undefined) {
 }
 install();
 build();
-if (task === 'test') makeFixtures();
+if (task.startsWith('test')) makeFixtures();
 const { status, signal } = spawnSync(process.execPath, [...command, ...args], {
-  cwd: task === 'test' ? root : process.cwd(),
+  cwd: task.startsWith('test') ? root : process.cwd(),
+  env: task === 'test:crash' ? { ...process.env, LAYERD_CRASH: 'full' } : process.env,
   stdio: 'inherit',
 });
 process.exit(status ?? (signal === null ? 1 : 128));

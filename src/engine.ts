@@ -28,13 +28,17 @@ import { Places } from './core/places.js';
 import { elapsedMs } from './core/units.js';
 import { VERSION } from './core/version.js';
 import type * as words from './core/words.js';
+import { placeDatabase, refuseLostDatabase, setDatabaseAside } from './disk/database-files.js';
 import { Possession } from './disk/possession.js';
 import { Images } from './image/images.js';
+import { Rebuilder, type RebuildReport } from './image/rebuild.js';
 import { fileSystemType, kernelFeatures } from './linux/features.js';
 import { linuxAvailable } from './linux/libc.js';
 import { buildCacheEntry } from './metadata/operations/build-cache.js';
+import { checkBackup } from './metadata/database.js';
 import { MetadataReader } from './metadata/reader.js';
 import { MetadataWriter } from './metadata/writer.js';
+import { Backups } from './store/backups.js';
 import { Chains } from './store/chains.js';
 import { Checker } from './store/checker.js';
 import { Collector } from './store/collector.js';
@@ -44,6 +48,7 @@ import { Discards } from './store/discards.js';
 import { Conversions } from './store/conversions.js';
 import { DiskReporter } from './store/disk-report.js';
 import { EventLog } from './store/event-log.js';
+import { ImageFiles } from './store/image-files.js';
 import { Explainer } from './store/why.js';
 import { Layers } from './store/layers.js';
 import { Leases } from './store/leases.js';
@@ -102,6 +107,7 @@ export class Engine implements EngineApi {
   private readonly checker: Checker;
   private readonly diskReporter: DiskReporter;
   private readonly explainer: Explainer;
+  private readonly backups: Backups;
   private readonly eventLog: EventLog;
   private readonly storeMetrics: StoreMetrics;
 
@@ -118,16 +124,17 @@ export class Engine implements EngineApi {
     this.choice = parts.choice;
     this.possession = parts.possession;
     this.recovery = parts.recovery;
-    this.layerStore = new Layers(context);
+    const { layers, images, leases, chains, imageFiles } = partsOf(context);
+    this.layerStore = layers;
+    this.imageStore = images;
+    this.leaseStore = leases;
     this.listing = new LayerListing(context);
-    this.leaseStore = new Leases(context);
     const trees = new Trees(context);
     const background = { trees, discards: new Discards(context), stock: new Stock(context) };
     const bytes = new SnapshotBytes(context, this.layerStore);
     const directories = new SnapshotDirectories(context, background);
     this.containerStore = new Containers(context, { ...background, bytes, directories });
-    const chains = new Chains(context, this.layerStore);
-    this.collector = new Collector(context, background, collectorSettings(config));
+    this.collector = new Collector(context, { ...background, imageFiles }, collectorSettings(config));
     const removed = () => this.collector.soon();
     const layerParts = { layers: this.layerStore, leases: this.leaseStore, chains, removed };
     this.conversions = new Conversions(context, layerParts);
@@ -136,7 +143,6 @@ export class Engine implements EngineApi {
       await this.collector.run();
     };
     this.snapshots = new Snapshots(context, { ...background, ...layerParts, bytes, directories, conversions, collect });
-    this.imageStore = new Images(context, chains);
     this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
     this.archives = lazily(() =>
       openArchives(context, {
@@ -156,6 +162,7 @@ export class Engine implements EngineApi {
     this.checker = new Checker(context);
     this.diskReporter = new DiskReporter(context);
     this.explainer = new Explainer(context);
+    this.backups = new Backups(context);
     this.eventLog = new EventLog(context);
     this.storeMetrics = new StoreMetrics(context);
     this.loopDelay.enable();
@@ -165,13 +172,52 @@ export class Engine implements EngineApi {
    * Takes root and run directory, opens (or makes) the store, brings database, disk and mounts together, and starts the
    * collector. Throws STORE_LOCKED or RUN_IN_USE naming the holder, DRIVER_UNAVAILABLE, STORE_NEWER, …
    */
-  static async open(config: EngineConfig, log: Logger): Promise<Engine> {
+  static open(config: EngineConfig, log: Logger): Promise<Engine> {
+    return Engine.start(config, log, {
+      before: refuseLostDatabase,
+      with: () => Promise.resolve(),
+    });
+  }
+
+  /** Sets the database aside, and makes a new one from the files. The engine is closed again. */
+  static async rebuild(config: EngineConfig, log: Logger): Promise<RebuildReport> {
+    let report: RebuildReport | null = null;
+    const engine = await Engine.start(config, log, {
+      before: setDatabaseAside,
+      with: async (context) => {
+        const { images, leases } = partsOf(context);
+        report = await new Rebuilder(context, { images, leases }).run();
+      },
+    });
+    await engine.close();
+    if (report === null) throw new LayerdError('INTERNAL', 'the rebuilding did not come to its end');
+    return report;
+  }
+
+  /** Puts a copy that {@link backup} made in the place of the database. What was stored since is gone with the next start. */
+  static restore(config: EngineConfig, file: string): void {
+    const places = new Places(config.root, config.run);
+    const possession = Possession.take(places);
+    try {
+      placeDatabase(places, file, checkBackup);
+    } finally {
+      possession.release();
+    }
+  }
+
+  /** `before` is called when the root is ours, `with` when rows and workers can be used, before they are compared with the disk. */
+  private static async start(
+    config: EngineConfig,
+    log: Logger,
+    steps: { before: (places: Places) => void; with: (context: StoreContext) => Promise<void> },
+  ): Promise<Engine> {
     const places = new Places(config.root, config.run);
     const possession = Possession.take(places);
     let writer: MetadataWriter | null = null;
     let reader: MetadataReader | null = null;
     let pool: WorkerPool | null = null;
     try {
+      steps.before(places);
       makeDirectories(places);
       pool = new WorkerPool(
         { root: config.root, run: config.run, driverOptions: config.driverOptions, limits: config.limits },
@@ -200,6 +246,7 @@ export class Engine implements EngineApi {
         leftovers: new Set(),
       };
       const began = performance.now();
+      await steps.with(context);
       const recovery = await recover(context);
       await tellRecovery(context, recovery, began);
       const engine = new Engine({ config, context, choice, possession, recovery });
@@ -474,6 +521,10 @@ export class Engine implements EngineApi {
     return { ...migrated, afterRestart: afterRestart(this.config.driver, to) };
   }
 
+  backup(signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
+    return this.backups.take(signal);
+  }
+
   diskUsage(): Promise<words.DiskReport> {
     return this.diskReporter.report();
   }
@@ -520,6 +571,15 @@ export class Engine implements EngineApi {
   events(since: number, follow: boolean, signal: AbortSignal): AsyncIterable<words.EngineEvent> {
     return this.eventLog.read(since, follow, signal);
   }
+}
+
+/** The parts that know layers and images. */
+function partsOf(context: StoreContext) {
+  const layers = new Layers(context);
+  const chains = new Chains(context, layers);
+  const imageFiles = new ImageFiles(context);
+  const images = new Images(context, { chains, files: imageFiles });
+  return { layers, chains, imageFiles, images, leases: new Leases(context) };
 }
 
 /** What reads and writes images, which no start needs. */
@@ -593,8 +653,9 @@ function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<t
 /** One daemon per root: the lock goes with the process, however it ends. */
 function makeDirectories(places: Places): void {
   chmodSync(places.root, 0o700);
-  const mine = [dirname(places.database), places.layers, places.snapshots, places.trees, places.blobs, places.trash];
-  for (const path of [...mine, places.empty]) mkdirSync(path, { recursive: true, mode: 0o700 });
+  const { layers, snapshots, trees, blobs, images, trash, empty } = places;
+  for (const path of [dirname(places.database), layers, snapshots, trees, blobs, images, trash, empty])
+    mkdirSync(path, { recursive: true, mode: 0o700 });
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 

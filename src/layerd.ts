@@ -72,6 +72,20 @@ program
     process.stdout.write(`# ${file} is written\n${dockerLines({ name })}`);
   });
 program
+  .command('rebuild')
+  .description('make the database anew from the files of the root, when it is lost; the daemon must be stopped')
+  .action(async () => {
+    const { rebuildStore } = await import('./daemon/offline.js');
+    await rebuildStore(load());
+  });
+program
+  .command('restore <file>')
+  .description('put a copy that `layerctl backup` made in the place of the database; the daemon must be stopped')
+  .action(async (file: string) => {
+    const { restoreStore } = await import('./daemon/offline.js');
+    restoreStore(load(), file);
+  });
+program
   .command('version')
   .description('print the version')
   .action(() => {

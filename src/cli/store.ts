@@ -6,6 +6,7 @@ import { collect, labels, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
 import { sweepRuns } from './oci/runs.js';
+import { refuseTerminal, writeArchive } from './sink.js';
 
 interface GcFlags {
   dryRun?: boolean;
@@ -43,6 +44,20 @@ export function storeCommands(program: Command, cli: Cli): void {
       const report = await cli.watched((watch) => cli.client.migrate({ to, ...watch }));
       cli.print({ data: report, ids: report.containers, human: () => migrateText(report) });
       if (report.failures.length > 0) process.exitCode = EXIT.damage;
+    });
+  program
+    .command('backup')
+    .description('copy the database while the store serves, for layerd restore; layers are not in it')
+    .option('-o, --output <file>', 'the file (default: standard output)')
+    .action(async ({ output }: { output?: string }) => {
+      refuseTerminal(output);
+      const size = await writeArchive(await cli.client.backup(), output);
+      if (output !== undefined)
+        cli.print({
+          data: { file: output, bytes: size },
+          ids: [output],
+          human: () => `${bytes(size)} written to ${output}\n`,
+        });
     });
   program
     .command('why <subject>')

@@ -312,6 +312,11 @@ export class LayerdClient {
     return this.transport.operation('/v1/migrate', { json, signal }, onProgress);
   }
 
+  /** A consistent copy of the daemon's database, for `layerd restore`. */
+  async backup(signal?: AbortSignal): Promise<AsyncGenerator<Buffer>> {
+    return (await this.transport.bytes('/v1/backup', { signal })).stream;
+  }
+
   diskUsage(): Promise<DiskReport> {
     return this.transport.json('GET', '/v1/df');
   }

@@ -192,7 +192,8 @@ class Intake implements TarHandler {
   }
 }
 
-function rootOf({ implied, mode, uid, gid, mtime, xattrs }: LayerTree['root']): RootAttributes | null {
+/** The attributes of a root that its tar lists. */
+export function rootOf({ implied, mode, uid, gid, mtime, xattrs }: LayerTree['root']): RootAttributes | null {
   if (implied) return null;
   if (xattrs === null) return { mode, uid, gid, mtime };
   return { mode, uid, gid, mtime, xattrs: [...xattrs].map(([name, value]) => [name, fromBuffer(value)] as const) };

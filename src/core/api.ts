@@ -197,6 +197,8 @@ export interface EngineApi {
    * Throws DRIVER_UNAVAILABLE.
    */
   migrate(options: { to: DriverName }, progress: OnProgress, signal: AbortSignal): Promise<MigrateReport>;
+  /** The database as it is at one moment: a file of SQLite that `layerd restore` takes. */
+  backup(signal: AbortSignal): Promise<AsyncIterable<Buffer>>;
   diskUsage(): Promise<DiskReport>;
   /** `subject`: image, layer or chain digest, container, or an absolute path below the root. */
   why(subject: string): Promise<WhyReport>;

@@ -9,6 +9,8 @@ import { join } from 'node:path';
  *   ROOT/s/DIR/          a snapshot: upper and work, or a tree
  *   ROOT/t/DIR/          a tree of a whole chain (drivers that need one), rebuildable
  *   ROOT/b/FILE          a kept compressed blob, under a name of its own
+ *   ROOT/i/HEX           what is known of an image, for the day when the database is lost
+ *   ROOT/lost/           what a rebuild could not make sense of
  *   ROOT/e/              an empty directory, the lowest lower where overlay wants two
  *   ROOT/trash/NAME      what is to be unlinked
  *   RUN/lock             flock of the one daemon, with the root it serves
@@ -53,6 +55,15 @@ export class Places {
   }
   blob(file: string): string {
     return join(this.root, 'b', file);
+  }
+  get images(): string {
+    return join(this.root, 'i');
+  }
+  image(hex: string): string {
+    return join(this.root, 'i', hex);
+  }
+  get lost(): string {
+    return join(this.root, 'lost');
   }
   get empty(): string {
     return join(this.root, 'e');

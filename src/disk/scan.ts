@@ -12,6 +12,7 @@ export interface StoreNames {
   snapshots: string[];
   trees: string[];
   blobs: string[];
+  images: string[];
   trash: string[];
   /** Anything else directly below the root. */
   others: string[];
@@ -22,7 +23,7 @@ export interface StoreNames {
   mounted: string[];
 }
 
-const KNOWN = new Set(['lock', 'db', 'l', 's', 't', 'b', 'e', 'trash']);
+const KNOWN = new Set(['lock', 'db', 'l', 's', 't', 'b', 'i', 'e', 'trash', 'lost']);
 
 export function scanStore(places: Places): StoreNames {
   const mounts = linuxAvailable().available ? mountsBelow(places.run) : [];
@@ -31,6 +32,7 @@ export function scanStore(places: Places): StoreNames {
     snapshots: namesIn(places.snapshots),
     trees: namesIn(places.trees),
     blobs: namesIn(places.blobs),
+    images: namesIn(places.images),
     trash: namesIn(places.trash),
     others: namesIn(places.root).filter((name) => !KNOWN.has(name)),
     layerMountPoints: namesIn(places.layerMounts),

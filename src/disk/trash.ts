@@ -13,27 +13,38 @@ import type { Places } from '../core/places.js';
 import { linuxAvailable } from '../linux/libc.js';
 import { removeTree } from '../linux/rmtree.js';
 
-/** Names below l/, s/, t/ and b/ that nothing refers to any more. */
+/** Names below l/, s/, t/, b/ and i/ that nothing refers to any more. */
 export interface TrashList {
   layers: readonly string[];
   snapshots: readonly string[];
   trees: readonly string[];
   blobs: readonly string[];
+  images?: readonly string[];
 }
 
 /** Renames all of it into the trash; what is not there any more is no error. */
 export function moveToTrash(places: Places, list: TrashList): void {
-  mkdirSync(places.trash, { recursive: true, mode: 0o700 });
-  for (const name of list.layers) moveOne(places, places.layer(name), `l-${name}`);
-  for (const name of list.snapshots) moveOne(places, places.snapshot(name), `s-${name}`);
-  for (const name of list.trees) moveOne(places, places.tree(name), `t-${name}`);
-  for (const name of list.blobs) moveOne(places, places.blob(name), `b-${name}`);
+  moveInto(places.trash, places, list);
 }
 
-function moveOne(places: Places, from: string, name: string): void {
+/** Renames all of it into lost/, where it stays until somebody removes it. */
+export function setAside(places: Places, list: TrashList): void {
+  moveInto(places.lost, places, list);
+}
+
+function moveInto(directory: string, places: Places, list: TrashList): void {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const name of list.layers) moveOne(directory, places.layer(name), `l-${name}`);
+  for (const name of list.snapshots) moveOne(directory, places.snapshot(name), `s-${name}`);
+  for (const name of list.trees) moveOne(directory, places.tree(name), `t-${name}`);
+  for (const name of list.blobs) moveOne(directory, places.blob(name), `b-${name}`);
+  for (const name of list.images ?? []) moveOne(directory, places.image(name), `i-${name}`);
+}
+
+function moveOne(directory: string, from: string, name: string): void {
   try {
     // The suffix lets a name come twice before the first is unlinked.
-    renameSync(from, join(places.trash, `${name}-${randomBytes(4).toString('hex')}`));
+    renameSync(from, join(directory, `${name}-${randomBytes(4).toString('hex')}`));
   } catch (thrown) {
     if (!isErrno(thrown, 'ENOENT')) throw thrown;
   }

@@ -7,6 +7,7 @@ import { normalizeReference } from '../core/reference.js';
 import type { HistoryRow, ImageDetail, ImageSummary, RemovedImage } from '../core/words.js';
 import type { ImageRow, LayerRow } from '../metadata/rows.js';
 import type { Chains } from '../store/chains.js';
+import type { ImageFiles } from '../store/image-files.js';
 import type { StoreContext } from '../store/context.js';
 import { parseConfig } from './documents.js';
 import { historyRows } from './config.js';
@@ -27,16 +28,19 @@ export interface CompleteImage {
 export class Images {
   private readonly context: StoreContext;
   private readonly chains: Chains;
+  private readonly files: ImageFiles;
 
-  constructor(context: StoreContext, chains: Chains) {
+  constructor(context: StoreContext, parts: { chains: Chains; files: ImageFiles }) {
     this.context = context;
-    this.chains = chains;
+    this.chains = parts.chains;
+    this.files = parts.files;
   }
 
   /** Makes an image known. `leaseId` holds its layers, and the image itself where it has no name. */
   async add(image: CompleteImage, leaseId: string): Promise<void> {
     const { config, manifest, refs, layers } = image;
     const chain = await this.chains.ensure(layers);
+    const renamed = this.namedBy(refs);
     await this.context.writer.run('addImage', {
       imageId: config.digest,
       config: config.bytes,
@@ -49,6 +53,7 @@ export class Images {
       leaseId,
       event: 'image.load',
     });
+    await this.files.write([config.digest, ...renamed]);
   }
 
   /** By ref, id, unique prefix of an id, or manifest digest. Throws IMAGE_NOT_FOUND, AMBIGUOUS_ID. */
@@ -113,7 +118,10 @@ export class Images {
 
   async tag(source: string, target: string): Promise<ImageSummary> {
     const row = this.find(source);
-    await this.context.writer.run('tagImage', { imageId: row.image_id, name: normalizeReference(target) });
+    const name = normalizeReference(target);
+    const renamed = this.namedBy([name]);
+    await this.context.writer.run('tagImage', { imageId: row.image_id, name });
+    await this.files.write([row.image_id, ...renamed]);
     return this.summary(row);
   }
 
@@ -129,7 +137,14 @@ export class Images {
       });
     }
     const names = byName ? [normalizeReference(text)] : null;
-    return this.context.writer.run('removeImage', { imageId: row.image_id, refs: names }, once);
+    const removed = await this.context.writer.run('removeImage', { imageId: row.image_id, refs: names }, once);
+    await this.files.tidy([row.image_id]);
+    return removed;
+  }
+
+  /** The images that have these names now. */
+  private namedBy(refs: readonly string[]): Digest[] {
+    return refs.flatMap((name) => this.context.reader.imageByRef(name)?.image_id ?? []);
   }
 
   summary(row: ImageRow): ImageSummary {

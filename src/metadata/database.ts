@@ -45,14 +45,32 @@ export function openReader(path: string): Database.Database {
   }
 }
 
+/** Looks whether a file is a whole database that this layerd can open. Throws STORE_DAMAGED, STORE_NEWER. */
+export function checkBackup(path: string): void {
+  const db = openReader(path);
+  try {
+    const version = Number(db.pragma('user_version', { simple: true }));
+    if (version > MIGRATIONS.length) throw newer(version);
+    const found = db.pragma('integrity_check', { simple: true });
+    const tables = db.prepare("SELECT count(*) AS n FROM sqlite_master WHERE name = 'stored_layer'").get() as {
+      n: number;
+    };
+    if (found !== 'ok' || tables.n !== 1) {
+      throw new LayerdError('STORE_DAMAGED', `${path} is not a whole database of layerd: ${String(found)}`, {
+        details: { path },
+        hint: 'Take another backup.',
+      });
+    }
+  } catch (thrown) {
+    throw sqlError(thrown);
+  } finally {
+    db.close();
+  }
+}
+
 function migrate(db: Database.Database): void {
   const version = Number(db.pragma('user_version', { simple: true }));
-  if (version > MIGRATIONS.length) {
-    throw new LayerdError('STORE_NEWER', `the store has schema ${version}, this layerd knows ${MIGRATIONS.length}`, {
-      details: { found: version, expected: MIGRATIONS.length },
-      hint: 'Use the layerd that wrote the store, or a newer one; nothing was changed.',
-    });
-  }
+  if (version > MIGRATIONS.length) throw newer(version);
   for (const [index, migration] of MIGRATIONS.entries()) {
     if (index < version) continue;
     db.transaction(() => {
@@ -83,4 +101,11 @@ function syncDirectories(path: string): void {
       closeSync(fd);
     }
   }
+}
+
+function newer(version: number): LayerdError {
+  return new LayerdError('STORE_NEWER', `the store has schema ${version}, this layerd knows ${MIGRATIONS.length}`, {
+    details: { found: version, expected: MIGRATIONS.length },
+    hint: 'Use the layerd that wrote the store, or a newer one; nothing was changed.',
+  });
 }

@@ -266,6 +266,11 @@ export class MetadataReader {
       .map((row) => row.name);
   }
 
+  /** Names with the times when they were given. */
+  refRows(imageRow: number): { name: string; updated: number }[] {
+    return this.sql.all('SELECT name, updated FROM ref WHERE image_id = ? ORDER BY name', imageRow);
+  }
+
   /** The layers of an image, bottom first, with the number of images that have each. */
   imageLayers(imageRow: number): (LayerRow & { users: number })[] {
     return this.sql.all(

@@ -74,7 +74,7 @@ export function sqlError(thrown: unknown): unknown {
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') {
     return new LayerdError('STORE_DAMAGED', failed, {
       details,
-      hint: 'Look at dmesg first: a disk that cannot be read looks the same. Then restore a backup, or move db/ away: layers and images are rebuilt from the files.',
+      hint: 'Look at dmesg first: a disk that cannot be read looks the same. Then stop the daemon: `layerd restore FILE` puts a backup back, `layerd rebuild` makes the database anew from the files.',
       cause: thrown,
     });
   }

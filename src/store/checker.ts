@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { digestFromHex } from '../core/digest.js';
+import { digestFromHex, digestHex } from '../core/digest.js';
 import type { OnProgress } from '../core/api.js';
 import { isErrno } from '../core/errors.js';
 import { elapsedMs } from '../core/units.js';
@@ -13,6 +13,7 @@ import type { CheckOptions, CheckReport, Problem } from '../core/words.js';
 import type { StackedRow } from '../metadata/rows.js';
 import { storedLayer, type StoreContext } from './context.js';
 import { agreed, disagreements, isEmpty, strayPaths, type Disagreements } from './inventory.js';
+import { ImageFiles } from './image-files.js';
 import * as problem from './problems.js';
 
 /** Between two looks at the disk: longer than a removal takes from its row to its rename. */
@@ -39,6 +40,7 @@ export class Checker {
       if (options.quick !== true) bytesRead += row.size;
     }
     if (options.quick !== true) problems.push(...(await this.blobs(options.repair ?? false)));
+    problems.push(...(await this.imageFiles(options.repair ?? false)));
     const report: CheckReport = {
       ok: problems.every(({ repaired, severity }) => repaired || severity === 'warning'),
       problems,
@@ -133,6 +135,22 @@ export class Checker {
 
   private upperUsers(dir: string): string[] {
     return this.context.reader.snapshots.ofUpper(dir).map(({ key }) => key);
+  }
+
+  /** What would describe an image if the database were lost. */
+  private async imageFiles(repair: boolean): Promise<Problem[]> {
+    const { reader, places } = this.context;
+    const files = new ImageFiles(this.context);
+    let stale = await files.stale();
+    if (stale.length > 0) {
+      // a row is committed before its file is written
+      await sleep(SETTLE_MS);
+      const still = new Set(await files.stale());
+      stale = stale.filter((imageId) => still.has(imageId));
+    }
+    const known = stale.filter((imageId) => reader.imageById(imageId) !== undefined);
+    if (repair) await files.write(known);
+    return known.map((imageId) => problem.imageFile(imageId, places.image(digestHex(imageId)), repair));
   }
 
   /** Refs (or ids) of images, and names of containers. */

@@ -8,6 +8,7 @@ import type { GcOptions, GcReport } from '../core/words.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
 import type { Discards } from './discards.js';
+import type { ImageFiles } from './image-files.js';
 import { clearLeftovers, moveToTrash } from './leftovers.js';
 import { partialName } from './partials.js';
 import type { Stock } from './stock.js';
@@ -27,6 +28,7 @@ const SOON_MS = 2_000;
 
 /** Whose background work a collection takes along. */
 interface CollectorParts {
+  imageFiles: ImageFiles;
   trees: Trees;
   discards: Discards;
   stock: Stock;
@@ -34,6 +36,7 @@ interface CollectorParts {
 
 export class Collector {
   private readonly context: StoreContext;
+  private readonly imageFiles: ImageFiles;
   private readonly trees: Trees;
   private readonly discards: Discards;
   private readonly stock: Stock;
@@ -45,6 +48,7 @@ export class Collector {
 
   constructor(context: StoreContext, parts: CollectorParts, settings: CollectorSettings) {
     this.context = context;
+    this.imageFiles = parts.imageFiles;
     this.trees = parts.trees;
     this.discards = parts.discards;
     this.stock = parts.stock;
@@ -106,6 +110,7 @@ export class Collector {
     let pinned = 0;
     if (!dryRun) {
       pinned = await this.toTrash(collected);
+      await this.imageFiles.tidy(collected.images);
       await this.trees.remove(trees.map((tree) => tree.name));
       if (removed.length > 0) {
         await writer.run('recordEvent', { type: 'gc.run', subject: '', data: { removed: removed.length, bytes } });

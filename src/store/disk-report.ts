@@ -45,6 +45,8 @@ export class DiskReporter {
         .map((name): [Row['kind'], string, string] => ['partial', name, places.blob(name)]),
       ...names.others.map((name): [Row['kind'], string, string] => ['other', name, `${places.root}/${name}`]),
       ['metadata', 'db', `${places.root}/db`],
+      ['metadata', 'images', places.images],
+      ['other', 'lost', places.lost],
     ];
     const measures = await pool.run('stream', 'store.measure', { paths: others.map(([, , path]) => path) });
     for (const [index, [kind, id]] of others.entries()) {

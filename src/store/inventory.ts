@@ -1,5 +1,6 @@
 /** Where database, disk and mount table disagree. Recovery puts it right; check tells it. */
 import type { TrashList } from '../disk/trash.js';
+import { digestHex } from '../core/digest.js';
 import type { Places } from '../core/places.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { LiveSnapshotRow, UpperRow } from '../metadata/rows.js';
@@ -8,7 +9,7 @@ import { partialName } from './partials.js';
 
 export interface Disagreements {
   /** On disk without a row, and nothing that is being made. */
-  strays: TrashList;
+  strays: Required<TrashList>;
   /** Names directly below the root that layerd makes nothing of. */
   others: string[];
   /** Snapshots with a row whose directory is gone. */
@@ -33,6 +34,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
   const snapshots = new Set([...rows, ...uppers].map((row) => row.dir));
   const kept = reader.keptBlobs().map((row) => row.file);
   const blobs = new Set([...kept, ...reader.partials().map((row) => partialName(row.digest))]);
+  const images = new Set(reader.images().map((row) => digestHex(row.image_id)));
   const there = new Set(names.snapshots);
   const mounted = new Set(names.mounted);
   const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);
@@ -48,6 +50,7 @@ export async function disagreements(context: StoreContext): Promise<Disagreement
       // A tree whose name has an appendix is not finished. Trees that nobody needs are a cache, and no disagreement.
       trees: staging.size > 0 ? [] : names.trees.filter((name) => name.includes('.')),
       blobs: names.blobs.filter((name) => !blobs.has(name) && !staging.has(name)),
+      images: names.images.filter((name) => !images.has(name)),
     },
     others: names.others,
     missing: rows.filter((row) => !there.has(row.dir)),
@@ -69,6 +72,7 @@ export function agreed(one: Disagreements, other: Disagreements): Disagreements 
       snapshots: both(one.strays.snapshots, other.strays.snapshots),
       trees: both(one.strays.trees, other.strays.trees),
       blobs: both(one.strays.blobs, other.strays.blobs),
+      images: both(one.strays.images, other.strays.images),
     },
     others: both(one.others, other.others),
     missing: one.missing.filter((row) => other.missing.some(({ id }) => id === row.id)),
@@ -93,6 +97,7 @@ export function strayPaths(places: Places, strays: TrashList): string[] {
     ...strays.snapshots.map((name) => places.snapshot(name)),
     ...strays.trees.map((name) => places.tree(name)),
     ...strays.blobs.map((name) => places.blob(name)),
+    ...(strays.images ?? []).map((name) => places.image(name)),
   ];
 }
 

@@ -9,7 +9,8 @@ const RELOAD = 'Load the image again: what is damaged is replaced in place.';
 const REPAIR = 'Run `layerctl check --repair`';
 
 export function databaseCorrupt(path: string, message: string): Problem {
-  const hint = 'Restore a backup of the database, or move db/ away and load the images again.';
+  const hint =
+    'Stop the daemon; then `layerd restore FILE` puts a backup back, or `layerd rebuild` makes it anew from the files.';
   return { severity: 'damage', code: 'DATABASE_CORRUPT', subject: path, message, affects: [], hint, repaired: false };
 }
 
@@ -25,6 +26,19 @@ export function blobFault(digest: Digest, found: string | null, affects: string[
   const message = found === null ? 'the kept blob is gone' : `the kept blob has the digest ${found}`;
   const hint = `${REPAIR}, which lets go of it; loading the image again brings it back. The layer itself is not touched.`;
   return { severity: 'damage', code, subject: digest, message, affects, hint, repaired };
+}
+
+/** The rows are whole; what is wrong is their second copy. */
+export function imageFile(imageId: Digest, path: string, repaired: boolean): Problem {
+  return {
+    severity: 'damage',
+    code: 'IMAGE_FILE_CORRUPT',
+    subject: imageId,
+    message: `${path} is not what the database says of the image: it could not be rebuilt if that were lost`,
+    affects: [],
+    hint: `${REPAIR}: it is written anew.`,
+    repaired,
+  };
 }
 
 export function snapshotMissing(row: LiveSnapshotRow, path: string): Problem {

@@ -2,7 +2,10 @@
  * What a start does before anybody is served: database, disk and mount table are brought together, in both directions.
  * Nothing here is needed after an orderly stop; after a crash it is what makes the laws of the store true again.
  */
+import { rm } from 'node:fs/promises';
+import { backupFile } from './backups.js';
 import { storedLayer, type StoreContext } from './context.js';
+import { ImageFiles } from './image-files.js';
 import { disagreements, strayPaths } from './inventory.js';
 
 export interface RecoveryReport {
@@ -32,6 +35,9 @@ export async function recover(context: StoreContext): Promise<RecoveryReport> {
   if (Object.values(strays).some((names: readonly string[]) => names.length > 0)) {
     await pool.run('short', 'trash.move', strays);
   }
+  await pool.run('short', 'mounts.tidy', undefined);
+  for (const suffix of ['', '-journal']) await rm(backupFile(places.database) + suffix, { force: true });
+  await new ImageFiles(context).writeAll();
   return {
     strays: strayPaths(places, strays),
     mounts,

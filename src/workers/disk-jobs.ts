@@ -1,15 +1,15 @@
-import { existsSync } from 'node:fs';
+import { existsSync, rmdirSync } from 'node:fs';
 import type { Drivers } from '../../drivers/index.js';
 import { DRIVERS } from '../../drivers/index.js';
 import type { Lower, StoredLayer } from '../../drivers/driver.js';
 import { bytesOf } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
-import { LayerdError } from '../core/errors.js';
+import { isErrno, LayerdError } from '../core/errors.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { measureAll, measureFrame, scanStore, type StoreNames } from '../disk/scan.js';
 import { countedTwice } from '../disk/shared.js';
-import { emptyTrash, moveToTrash, type Emptied, type TrashList } from '../disk/trash.js';
+import { emptyTrash, moveToTrash, setAside, type Emptied, type TrashList } from '../disk/trash.js';
 import type { Measure } from '../disk/usage.js';
 import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
 import { umount } from '../linux/mount.js';
@@ -30,6 +30,8 @@ export function diskJobs(drivers: Drivers, places: Places) {
       for (const tree of args.trees) for (const { name } of DRIVERS) drivers(name).trees?.release(tree);
       moveToTrash(places, args);
     },
+
+    'store.setAside': async (args: TrashList): Promise<void> => setAside(places, args),
 
     'trash.empty': async (args: { entries: number }, context: JobContext): Promise<Emptied> =>
       emptyTrash(places, args.entries, context.signal),
@@ -82,9 +84,28 @@ export function diskJobs(drivers: Drivers, places: Places) {
 
     'store.frame': async (): Promise<Measure> => measureFrame(places),
 
+    /** Removes mount points below the run directory on which nothing is mounted: mounting makes its own. */
+    'mounts.tidy': async (): Promise<void> => {
+      const { layerMountPoints, mergedMountPoints, mounted } = scanStore(places);
+      const points = [
+        ...layerMountPoints.map((name) => places.layerMount(name)),
+        ...mergedMountPoints.map((name) => places.mergedRoot(name)),
+      ];
+      for (const path of points) if (!mounted.includes(path)) removeEmpty(path);
+    },
+
     /** Lets go of mounts below the run directory that no row accounts for. */
     'mounts.detach': async (args: { paths: string[] }): Promise<void> => {
       for (const path of args.paths) umount(bytesOf(path), { detach: true });
     },
   };
+}
+
+/** What is in use, or holds something, stays. */
+function removeEmpty(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (thrown) {
+    if (!isErrno(thrown, 'EBUSY', 'ENOTEMPTY', 'ENOENT', 'ENOTDIR')) throw thrown;
+  }
 }

@@ -9,11 +9,11 @@ import type { EngineConfig } from '../core/engine-config.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
 import { KeptBlob } from '../content/kept-blob.js';
-import { catalogFile, catalogTree } from '../content/catalog-file.js';
+import { catalogFile, catalogTree, readCatalogFacts } from '../content/catalog-file.js';
 import { deflate, type DeflateCompression } from '../content/deflate.js';
 import { newDigester } from '../content/digesting.js';
 import { fileSource } from '../content/file-source.js';
-import { ingest, type Expectation, type Ingested } from '../content/ingest.js';
+import { ingest, rootOf, type Expectation, type Ingested } from '../content/ingest.js';
 import { inheritedFile, readInherited } from '../content/inherited.js';
 import { inheritedDirectories } from '../content/merge.js';
 import type { InheritedDirectory, StoredFacts } from '../content/sink.js';
@@ -48,6 +48,18 @@ export interface CompressArgs {
 export interface CompressedBlob {
   digest: Digest;
   size: number;
+}
+
+/** A stored layer as its own files tell it. */
+export interface DescribedLayer {
+  layer: StoredLayer;
+  entries: number;
+  implied: boolean;
+  /** JSON of the root's attributes where the tar lists its root. */
+  root: string | null;
+  /** The digest of what its implied directories inherited; null where that is not decided. */
+  inherited: string | null;
+  facts: StoredFacts;
 }
 
 export interface ByteProgress {
@@ -143,6 +155,22 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
     'layer.inherit': async (args: { layer: StoredLayer; directories: InheritedDirectory[] }): Promise<StoredFacts> => {
       await keeper(args.layer).inherit(args.layer, args.directories);
       return measureTree(places.layer(args.layer.dir));
+    },
+
+    /** What a stored layer says of itself: for a database that is made anew. Throws LAYER_DAMAGED. */
+    'layer.describe': async ({ dir }: { dir: string }): Promise<DescribedLayer> => {
+      const directory = places.layer(dir);
+      const { driver, diffId, size, opaqueRoot, entries, implied } = await readCatalogFacts(catalogFile(directory));
+      const root = rootOf((await catalogTree(catalogFile(directory))).root);
+      const inherited = readInherited(inheritedFile(directory));
+      return {
+        layer: { driver, dir, diffId, size, opaqueRoot },
+        entries,
+        implied: implied > 0,
+        root: root === null ? null : JSON.stringify(root),
+        inherited: inherited === null ? null : inheritanceDigest(inherited.directories),
+        facts: measureTree(directory),
+      };
     },
 
     /** Streams the tar to the port. */

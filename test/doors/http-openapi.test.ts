@@ -57,6 +57,7 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['post /v1/check', '/v1/check', 200],
   ['post /v1/migrate', '/v1/migrate', 200, { to: 'copy' }],
   ['get /v1/df', '/v1/df', 200],
+  ['get /v1/backup', '/v1/backup', 200],
   ['get /v1/why', `/v1/why?subject=${id}`, 200],
   ['post /v1/leases', '/v1/leases', 201, { id: 'l', ttlMs: 5 }],
   ['get /v1/leases', '/v1/leases', 200],

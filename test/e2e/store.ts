@@ -20,7 +20,7 @@ import type {
 } from '../../src/core/words.js';
 import { Engine } from '../../src/engine.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
-import { needsProgram, needsRoot, type Prerequisite } from '../support.js';
+import { needsProgram, needsRoot, type Prerequisite } from '../needs.js';
 
 /** The drivers that these tests go through. */
 export const TESTED_DRIVERS = ['overlay2', 'copy', 'erofs'] as const satisfies DriverName[];
@@ -44,7 +44,7 @@ export class TestStore {
   readonly home: string;
   readonly config: EngineConfig;
   engine: Engine;
-  private running = true;
+  running = true;
 
   private constructor(home: string, config: EngineConfig, engine: Engine) {
     this.home = home;
@@ -52,9 +52,11 @@ export class TestStore {
     this.engine = engine;
   }
 
-  /** A fresh store whose collector runs on demand only. */
-  static async open(change: Partial<EngineConfig> = {}): Promise<TestStore> {
-    const home = mkdtempSync(join(tmpdir(), 'layerd-e2e-'));
+  /** A fresh store whose collector runs on demand only; or the one that another process left in `home`. */
+  static async open(
+    change: Partial<EngineConfig> = {},
+    home = mkdtempSync(join(tmpdir(), 'layerd-e2e-')),
+  ): Promise<TestStore> {
     const config: EngineConfig = {
       ...DEFAULT_ENGINE_CONFIG,
       root: join(home, 'root'),
@@ -168,7 +170,7 @@ export class TestStore {
 
 const EMPTY_STORE = new Set(
   [
-    ['root', 'root/lock', 'root/db', 'root/l', 'root/s', 'root/t', 'root/b', 'root/e', 'root/trash'],
+    ['root', 'root/lock', 'root/db', 'root/l', 'root/s', 'root/t', 'root/b', 'root/i', 'root/e', 'root/trash'],
     ['root/db/layerd.db', 'root/db/layerd.db-wal', 'root/db/layerd.db-shm'],
     ['run', 'run/lock', 'run/l', 'run/l.lock', 'run/m'],
   ].flat(),

@@ -1,11 +1,12 @@
 import type { FastifyInstance } from 'fastify';
 import type { CheckOptions, DriverName, GcOptions, Lease } from '../../../core/words.js';
-import { answerWithProgress, NDJSON } from '../answers.js';
+import { answerBytes, answerWithProgress, NDJSON } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, driver, list, map, name, natural, object, options, ref, text, yes, type Schema } from '../schema.js';
-import { route, streamLine, streams } from './route.js';
+import { binary, route, streamLine, streams } from './route.js';
 
 const tag = 'store';
+const BINARY = 'application/octet-stream';
 
 export function storeRoutes(app: FastifyInstance, door: DoorContext): void {
   app.post<{ Body: GcOptions | null }>(
@@ -53,6 +54,19 @@ export function storeRoutes(app: FastifyInstance, door: DoorContext): void {
       await answerWithProgress(door, request, reply, (progress, signal) =>
         door.engine.migrate(request.body, progress, signal),
       );
+    },
+  );
+  app.get(
+    '/v1/backup',
+    {
+      schema: route('The database as it is at one moment, for `layerd restore`', {
+        tag,
+        response: streams(BINARY, 'A file of SQLite.', binary),
+      }),
+    },
+    async (request, reply) => {
+      const signal = door.operations.signalOf(reply.raw);
+      await answerBytes(door, request, reply, await door.engine.backup(signal), { 'content-type': BINARY });
     },
   );
   app.get('/v1/df', { schema: route('What occupies the disk', { tag, answer: ref('DiskReport') }) }, async () =>
