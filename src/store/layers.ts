@@ -80,10 +80,10 @@ export class Layers {
     const layer = known === undefined ? undefined : reader.layer(known);
     if (layer === undefined) return null;
     // A blob that was never seen compressed, but has the digest of a layer's tar, is that tar.
-    for (const row of reader.storedLayers(layer.id)) {
-      if (row.damaged === 1) continue;
-      const faults = await pool.run('short', 'layer.verify', { layer: storedLayer(row), quick: true });
-      if (faults.length > 0) await writer.run('markDamaged', { dir: row.dir, damaged: true });
+    const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0);
+    const whole = await pool.run('short', 'layers.look', { layers: copies.map(storedLayer) });
+    for (const { dir } of copies.filter((_row, index) => whole[index] === false)) {
+      await writer.run('markDamaged', { dir, damaged: true });
     }
     const keptBlob = keepBlob && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
     const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });

@@ -331,7 +331,8 @@ describe('terminals and pipes', () => {
     const ended = outcome(loading);
     loading.kill('SIGINT');
     expect(await ended).toMatchObject({ code: 130, stdout: '' });
-    expect(await daemon.logged('request refused')).toMatchObject({ route: '/v1/images/load', code: 'CANCELLED' });
+    const cancelled = { msg: 'request refused', route: '/v1/images/load', code: 'CANCELLED' };
+    await expect.poll(() => daemon.log, PATIENCE).toContainEqual(expect.objectContaining(cancelled));
   });
 
   it('is content with a reader that stops reading', () => {

@@ -72,10 +72,15 @@ export const operations = {
 } as const;
 
 /**
- * Operations whose effect a power cut ends anyway, as it ends the mounts that they count: their commit need not wait for
- * the disk. It outlives the process all the same.
+ * Operations whose effect a power cut ends anyway, as it ends the mounts that they count, and the load for which they
+ * hold a layer: their commit need not wait for the disk. It outlives the process all the same.
  */
-export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set(['countMount', 'countUnmount', 'ping']);
+export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set([
+  'countMount',
+  'countUnmount',
+  'holdPresentLayer',
+  'ping',
+]);
 
 export type OperationName = keyof typeof operations;
 export type OperationArgs<K extends OperationName> = Parameters<(typeof operations)[K]>[1];
