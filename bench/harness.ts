@@ -1,6 +1,7 @@
 /** Measuring: medians of several runs, each from the same state, and tables of them. */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { run } from './fixtures/shell.js';
 
 /** One figure of the bench: what was measured on what, and its runs. */
 export interface Figure {
@@ -9,6 +10,22 @@ export interface Figure {
   fixture: string;
   unit: 'ms' | 's' | 'MB' | 'per second';
   runs: number[];
+}
+
+/** Figures as they are measured, in the order of their first run. */
+export class Figures {
+  private readonly figures = new Map<string, Figure>();
+
+  add(scenario: string, driver: string, fixture: string, unit: Figure['unit'], value: number): void {
+    const key = `${scenario}\n${driver}\n${fixture}`;
+    const figure = this.figures.get(key) ?? { scenario, driver, fixture, unit, runs: [] };
+    this.figures.set(key, figure);
+    figure.runs.push(value);
+  }
+
+  all(): Figure[] {
+    return [...this.figures.values()];
+  }
 }
 
 export function median(values: readonly number[]): number {
@@ -55,6 +72,28 @@ export async function concurrently(
 export function residentMb(pid: number): number {
   const [, kb = '0'] = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kb) / 1024;
+}
+
+/** The most memory that a process ever had resident, MB. */
+export function peakMb(pid: number): number {
+  const [, kb = '0'] = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kb) / 1024;
+}
+
+/** Processor time that a process, all its threads, has taken: milliseconds, in steps of 10 (proc_pid_stat(5), fields 14 and 15). */
+export function cpuMs(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
+/** Those of the programs that are not on PATH. */
+export async function missingPrograms(programs: readonly string[]): Promise<string[]> {
+  const missing: string[] = [];
+  for (const program of programs) {
+    await run('sh', ['-c', `command -v ${program}`]).catch(() => missing.push(program));
+  }
+  return missing;
 }
 
 /** Figures as lines for people, medians first, the range behind. */

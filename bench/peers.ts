@@ -4,13 +4,14 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon } from '../examples/private-daemon.js';
 import type { Fixture } from './fixtures/fixtures.js';
 import { ended, run } from './fixtures/shell.js';
-import { timed } from './harness.js';
+import { cpuMs, peakMb, timed, type Figure } from './harness.js';
 
 /** How the layers come: compressed, or as plain tars. */
 export type Form = 'gzip' | 'plain';
@@ -22,15 +23,27 @@ export interface Contender {
   forms: readonly Form[];
   /** Programs that it needs on PATH. */
   programs: readonly string[];
-  /** Milliseconds; everything it makes lies below `home`. */
-  import(image: Fixture, form: Form, home: string): Promise<number>;
+  /** Everything it makes lies below `home`. */
+  import(image: Fixture, form: Form, home: string): Promise<Imported>;
+}
+
+export interface Imported {
+  /** The whole request. */
+  ms: number;
+  /** What else was measured on the way. */
+  beside?: Record<string, [unit: Figure['unit'], value: number]>;
+}
+
+/** Milliseconds from the call to the answer, and nothing beside. */
+async function request(work: () => Promise<unknown>): Promise<Imported> {
+  return { ms: await timed(work) };
 }
 
 export function contenders(drivers: readonly string[]): Contender[] {
   return [...drivers.map(layerd), containerd, dockerd, skopeo, umoci, extraction, bareWork];
 }
 
-function archive(image: Fixture, form: Form): string {
+export function archive(image: Fixture, form: Form): string {
   return form === 'gzip' ? image.forms.ociArchive.path : image.forms.dockerArchive.path;
 }
 
@@ -43,10 +56,22 @@ function layerd(driver: string): Contender {
     import: async (image, form, home) => {
       const daemon = await startDaemon(home, ['--driver', driver, '--log-level', 'warn']);
       try {
-        const ms = await timed(() => daemon.client.load(archive(image, form)));
+        const { client, pid } = daemon;
+        const before = cpuMs(pid);
+        const ms = await timed(() => client.load(archive(image, form)));
+        const cpu = cpuMs(pid) - before;
+        const peak = peakMb(pid);
+        const again = await timed(() => client.load(archive(image, form)));
         for (const { id } of await daemon.client.images()) await daemon.client.removeImage(id, { force: true });
         await daemon.client.gc({ grace: 0, wait: true });
-        return ms;
+        return {
+          ms,
+          beside: {
+            'processor time of an import': ['ms', cpu],
+            'peak memory of an import': ['MB', peak],
+            'import again': ['ms', again],
+          },
+        };
       } finally {
         await daemon.stop();
       }
@@ -59,25 +84,27 @@ const containerd: Contender = {
   kind: 'peer',
   forms: ['gzip'],
   programs: ['containerd', 'ctr'],
-  import: (image, form, home) => {
-    const config = join(home, 'config.toml');
-    const socket = join(home, 's');
-    writeFileSync(
-      config,
-      [
-        'version = 2',
-        `root = "${home}/root"`,
-        `state = "${home}/state"`,
-        'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]',
-        `[grpc]\n  address = "${socket}"`,
-        `[ttrpc]\n  address = "${home}/t"`,
-      ].join('\n'),
-    );
-    return withServer('containerd', ['--config', config], socket, () =>
-      timed(() => run('ctr', ['--address', socket, 'images', 'import', archive(image, form)])),
-    );
-  },
+  import: (image, form, home) =>
+    withContainerd(home, (socket) =>
+      request(() => run('ctr', ['--address', socket, 'images', 'import', archive(image, form)])),
+    ),
 };
+
+/** A private containerd with its overlay snapshotter. */
+export function withContainerd<T>(home: string, work: (socket: string) => Promise<T>): Promise<T> {
+  const config = join(home, 'config.toml');
+  const socket = join(home, 's');
+  const lines = [
+    'version = 2',
+    `root = "${home}/root"`,
+    `state = "${home}/state"`,
+    'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]',
+    `[grpc]\n  address = "${socket}"`,
+    `[ttrpc]\n  address = "${home}/t"`,
+  ];
+  writeFileSync(config, lines.join('\n'));
+  return withServer('containerd', ['--config', config], socket, () => work(socket));
+}
 
 const dockerd: Contender = {
   name: 'dockerd (docker load)',
@@ -108,7 +135,7 @@ const dockerd: Contender = {
       '--ip-masq=false',
     ];
     return withServer('dockerd', flags, socket, () =>
-      timed(() => run('docker', ['--host', `unix://${socket}`, 'load', '--input', archive(image, form)])),
+      request(() => run('docker', ['--host', `unix://${socket}`, 'load', '--input', archive(image, form)])),
     );
   },
 };
@@ -121,7 +148,7 @@ const skopeo: Contender = {
   import: (image, form, home) => {
     const from = `${form === 'gzip' ? 'oci-archive' : 'docker-archive'}:${archive(image, form)}`;
     const to = `containers-storage:[overlay@${home}/root+${home}/run]bench/${image.name}:1`;
-    return timed(() => run('skopeo', ['--insecure-policy', 'copy', '--quiet', from, to]));
+    return request(() => run('skopeo', ['--insecure-policy', 'copy', '--quiet', from, to]));
   },
 };
 
@@ -131,7 +158,7 @@ const umoci: Contender = {
   forms: ['gzip'],
   programs: ['umoci'],
   import: (image, _form, home) =>
-    timed(() =>
+    request(() =>
       run('umoci', ['unpack', '--image', `${image.forms.ociLayout.path}:${image.tag}`, join(home, 'bundle')]),
     ),
 };
@@ -143,15 +170,27 @@ const extraction: Contender = {
   programs: ['igzip', 'tar'],
   import: async (image, form, home) => {
     const sources = form === 'gzip' ? blobs(image).map((path) => `igzip -dc '${path}'`) : await members(image);
-    return timed(async () => {
+    let cpu = 0;
+    const ms = await timed(async () => {
       for (const [index, source] of sources.entries()) {
         const target = join(home, String(index));
         mkdirSync(target);
-        await run('sh', ['-c', `${source} | tar -x --numeric-owner -p -C '${target}'`]);
+        const said = await run('sh', ['-c', `${source} | tar -x --numeric-owner -p -C '${target}'; times`]);
+        cpu += childrensMs(said);
       }
     });
+    return { ms, beside: { 'processor time of an import': ['ms', cpu] } };
   },
 };
+
+/** What sh's `times` says of its children: minutes and seconds, user and system, on its second line. */
+function childrensMs(said: string): number {
+  let ms = 0;
+  for (const [, minutes, seconds] of (said.trim().split('\n').at(-1) ?? '').matchAll(/(\d+)m([\d.]+)s/g)) {
+    ms += Number(minutes) * 60_000 + Number(seconds) * 1000;
+  }
+  return ms;
+}
 
 /**
  * All work that nobody can leave out: inflating, sha256 of blobs and tars, writing the tars durably; each by itself at its
@@ -161,18 +200,21 @@ const bareWork: Contender = {
   name: 'floor: inflate, hash, write',
   kind: 'floor',
   forms: ['gzip', 'plain'],
-  programs: ['igzip', 'dd', 'nproc'],
+  programs: ['igzip', 'dd'],
   import: async (image, form, home) => {
     const tars = image.forms.dockerArchive.path;
-    let work = await timed(() => digest(tars));
-    work += await timed(() => run('dd', [`if=${tars}`, `of=${join(home, 'tars')}`, 'bs=1M', 'conv=fdatasync']));
+    let hashing = timedDigest(tars);
+    const writing = await timed(() => run('dd', [`if=${tars}`, `of=${join(home, 'tars')}`, 'bs=1M', 'conv=fdatasync']));
+    let inflating = 0;
     let longest = 0;
     for (const blob of form === 'gzip' ? blobs(image) : []) {
-      const inflating = await timed(() => run('sh', ['-c', `igzip -dc '${blob}' > /dev/null`]));
-      work += inflating + (await timed(() => digest(blob)));
-      longest = Math.max(longest, inflating);
+      const ms = await timed(() => run('sh', ['-c', `igzip -dc '${blob}' > /dev/null`]));
+      inflating += ms;
+      longest = Math.max(longest, ms);
+      hashing += timedDigest(blob);
     }
-    return Math.max(work / Number(await run('nproc', [])), longest);
+    const ms = Math.max((hashing + writing + inflating) / availableParallelism(), longest);
+    return { ms, beside: { hashing: ['ms', hashing] } };
   },
 };
 
@@ -187,10 +229,16 @@ async function members(image: Fixture): Promise<string[]> {
   return manifest.Layers.map((name) => `tar -xOf '${path}' '${name}'`);
 }
 
-async function digest(path: string): Promise<void> {
+/** Milliseconds that reading the file from the page cache and hashing it take. */
+function timedDigest(path: string): number {
+  const started = performance.now();
   const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(chunk as Buffer);
+  const piece = Buffer.allocUnsafe(1024 * 1024);
+  const fd = openSync(path, 'r');
+  for (let read = readSync(fd, piece); read > 0; read = readSync(fd, piece)) hash.update(piece.subarray(0, read));
+  closeSync(fd);
   hash.digest();
+  return performance.now() - started;
 }
 
 /** Runs `work` while a server of its own listens at `socket`. */

@@ -1,11 +1,22 @@
 /** What is measured, each through the native API of a real daemon: whole requests, durable when they are answered. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { closeSync, fdatasyncSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { LayerdClient } from '../src/client/index.js';
 import { startDaemon, type PrivateDaemon } from '../examples/private-daemon.js';
 import { run } from './fixtures/shell.js';
-import { concurrently, percentile, residentMb, timed, warmCache, type Figure } from './harness.js';
+import {
+  concurrently,
+  cpuMs,
+  Figures,
+  peakMb,
+  percentile,
+  residentMb,
+  timed,
+  warmCache,
+  type Figure,
+} from './harness.js';
 
 /** An archive to measure with. */
 export interface Subject {
@@ -22,6 +33,8 @@ export interface Scale {
   /** Files that a container writes before a large commit, and their bytes. */
   files: number;
   fileBytes: number;
+  /** Files that are swept while a large image comes in. */
+  garbage: number;
 }
 
 const LAYERCTL = fileURLToPath(new URL('../src/bin/layerctl.js', import.meta.url));
@@ -30,12 +43,8 @@ type Add = (scenario: string, unit: Figure['unit'], value: number) => void;
 
 /** All scenarios of one driver on one image; figures come out as they are measured. */
 export async function measure(directory: string, driver: string, subject: Subject, scale: Scale): Promise<Figure[]> {
-  const figures = new Map<string, Figure>();
-  const add: Add = (scenario, unit, value) => {
-    const figure = figures.get(scenario) ?? { scenario, driver, fixture: subject.name, unit, runs: [] };
-    figures.set(scenario, figure);
-    figure.runs.push(value);
-  };
+  const figures = new Figures();
+  const add: Add = (scenario, unit, value) => figures.add(scenario, driver, subject.name, unit, value);
   for (let round = 0; round < scale.runs; round += 1) {
     for (const { form, path } of subject.forms) {
       await withDaemon(directory, driver, (daemon) => importAndRemove(daemon, form, path, add));
@@ -45,7 +54,62 @@ export async function measure(directory: string, driver: string, subject: Subjec
   if (first !== undefined) {
     await withDaemon(directory, driver, (daemon) => containers(daemon, first.path, scale, add));
   }
-  return [...figures.values()];
+  return figures.all();
+}
+
+/** Starts on an empty store, and what layerctl takes for a local question. */
+export async function atHand(directory: string, driver: string, runs: number): Promise<Figure[]> {
+  const figures = new Figures();
+  const add: Add = (scenario, unit, value) => figures.add(scenario, `layerd ${driver}`, 'an empty store', unit, value);
+  for (let round = 0; round < runs; round += 1) {
+    await withDaemon(directory, driver, async (daemon) => {
+      add('start', 'ms', daemon.startedMs);
+      add('processor time of a start', 'ms', cpuMs(daemon.pid));
+      await commandLine(daemon, add);
+      add('resident, idle', 'MB', residentMb(daemon.pid));
+    });
+  }
+  return figures.all();
+}
+
+/** Changes of two sizes on an image, listed and committed, beside reading, hashing and writing the larger once. */
+export async function commitsOn(
+  directory: string,
+  driver: string,
+  { name, forms }: Subject,
+  { runs, files, fileBytes }: Pick<Scale, 'runs' | 'files' | 'fileBytes'>,
+): Promise<Figure[]> {
+  const figures = new Figures();
+  const add: Add = (scenario, unit, value) => figures.add(scenario, `layerd ${driver}`, name, unit, value);
+  for (let round = 0; round < runs; round += 1) {
+    await withDaemon(directory, driver, async (daemon) => {
+      const { images } = await daemon.client.load(forms[0]?.path ?? '');
+      await commits(daemon.client, images[0]?.imageId ?? '', { files, fileBytes }, add);
+      figures.add('peak memory of commits', `layerd ${driver}`, name, 'MB', peakMb(daemon.pid));
+    });
+    const floor = commitFloor(directory, files, fileBytes);
+    figures.add(`commit of ${files} new files`, 'floor: read, hash, write', name, 'ms', floor);
+  }
+  return figures.all();
+}
+
+/** Files are read from the page cache and hashed on one core while the other writes what was read. */
+function commitFloor(directory: string, files: number, bytes: number): number {
+  mkdirSync(directory, { recursive: true });
+  const content = Buffer.alloc(bytes, 'layerd ');
+  for (let index = 0; index < files; index += 1) writeFileSync(join(directory, `file-${index}`), content);
+  const started = performance.now();
+  const hash = createHash('sha256');
+  for (let index = 0; index < files; index += 1) hash.update(readFileSync(join(directory, `file-${index}`)));
+  hash.digest();
+  const hashed = performance.now();
+  const fd = openSync(join(directory, 'tar'), 'w');
+  for (let index = 0; index < files; index += 1) writeSync(fd, content);
+  fdatasyncSync(fd);
+  closeSync(fd);
+  const written = performance.now();
+  rmSync(directory, { recursive: true });
+  return Math.max(hashed - started, written - hashed);
 }
 
 /** From an empty store: import, import again, remove, collect. */
@@ -106,7 +170,12 @@ async function cycles(client: LayerdClient, image: string, clients: number, tota
 }
 
 /** Changes of two sizes, listed and committed. */
-async function commits(client: LayerdClient, image: string, scale: Scale, add: Add): Promise<void> {
+async function commits(
+  client: LayerdClient,
+  image: string,
+  scale: Pick<Scale, 'files' | 'fileBytes'>,
+  add: Add,
+): Promise<void> {
   const sets = [
     { name: '100 changes', files: 100, bytes: 1000 },
     { name: `${scale.files} new files`, files: scale.files, bytes: scale.fileBytes },

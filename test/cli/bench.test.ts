@@ -44,3 +44,45 @@ describeWith(
     });
   },
 );
+
+describeWith(
+  'the bench beside others, in seconds',
+  [needsRoot(), needsProgram('busybox', 'busybox-static'), needsProgram('skopeo')],
+  () => {
+    let directory = '';
+    beforeAll(() => {
+      directory = mkdtempSync(join(tmpdir(), 'layerd-bench-test-'));
+    });
+    afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+    it('measures every part but the imports, which are as long as the peers take, and says which goals are met', async () => {
+      const json = join(directory, 'bench.json');
+      const flags = ['--peers', '--smoke', '--drivers', 'overlay2', '--only', 'hand,commits,containers,latency'];
+      const { stdout } = await promisify(execFile)(process.execPath, [BENCH, ...flags, '--json', json]);
+      const { figures } = JSON.parse(readFileSync(json, 'utf8')) as { figures: Figure[] };
+      const scenarios = new Set(figures.map(({ scenario }) => scenario));
+      for (const expected of ['start', 'commit of 100 changes', 'whole cycle, 4 client(s)', 'prepare p99 under load']) {
+        expect(scenarios).toContain(expected);
+      }
+      expect(figures.every(({ runs }) => runs.length > 0 && runs.every(Number.isFinite))).toBe(true);
+      expect(stdout).toMatch(/^GOAL +WHAT +ASKED +FOUND +VERDICT$/m);
+    }, 300_000);
+
+    it('measures a store that fills', async () => {
+      const json = join(directory, 'flat.json');
+      await promisify(execFile)(process.execPath, [
+        BENCH,
+        '--flat',
+        '--layers',
+        '100',
+        '--drivers',
+        'overlay2',
+        '--json',
+        json,
+      ]);
+      const { figures } = JSON.parse(readFileSync(json, 'utf8')) as { figures: Figure[] };
+      const of = (fixture: string): number => figures.filter((figure) => figure.fixture === fixture).length;
+      expect(of('a full store')).toBeGreaterThan(of('an empty store'));
+    }, 300_000);
+  },
+);

@@ -5,63 +5,65 @@ import { join } from 'node:path';
 import { fixture, type Fixture } from './fixtures/fixtures.js';
 import type { FixtureName } from './fixtures/recipes.js';
 import { run } from './fixtures/shell.js';
-import { columns, median, shown, warmCache, type Figure } from './harness.js';
-import { contenders, type Contender, type Form } from './peers.js';
+import { columns, Figures, median, missingPrograms, shown, warmCache, type Figure } from './harness.js';
+import { contenders, type Contender, type Form, type Imported } from './peers.js';
 
 const FORMS: readonly Form[] = ['gzip', 'plain'];
 
 /** Imports by layerd, by the peers that are installed, and by the bare tools. Needs root. */
-export async function compare(
+export async function compareImports(
   names: readonly FixtureName[],
   drivers: readonly string[],
-  runs: number,
+  { runs, peerRuns }: { runs: number; peerRuns: number },
 ): Promise<Figure[]> {
   const present: Contender[] = [];
   for (const contender of contenders(drivers)) {
-    const missing = await missingPrograms(contender);
+    const missing = await missingPrograms(contender.programs);
     if (missing.length === 0) present.push(contender);
     else process.stderr.write(`${contender.name}: ${missing.join(', ')} not installed\n`);
   }
-  const figures = new Map<string, Figure>();
+  const figures = new Figures();
   for (const name of names) {
     const image = await fixture(name);
     for (const form of Object.values(image.forms)) warmCache(form.path);
     for (let round = 0; round < runs; round += 1) {
       for (const form of FORMS) {
-        for (const contender of present.filter(({ forms }) => forms.includes(form))) {
+        const taking = present.filter(
+          ({ forms, kind }) => forms.includes(form) && (kind !== 'peer' || round < peerRuns),
+        );
+        for (const contender of taking) {
           process.stderr.write(`${name}, ${form}, ${contender.name} …\n`);
-          const ms = await once(contender, image, form);
-          const key = `${name} ${form} ${contender.name}`;
-          const figure = figures.get(key) ?? newFigure(name, form, contender.name);
-          figures.set(key, figure);
-          figure.runs.push(ms);
+          const { ms, beside = {} } = await once(contender, image, form);
+          figures.add(`import (${form})`, contender.name, name, 'ms', ms);
+          for (const [what, [unit, value]] of Object.entries(beside)) {
+            figures.add(`${what} (${form})`, contender.name, name, unit, value);
+          }
         }
       }
     }
   }
-  return [...figures.values()];
+  return figures.all();
 }
 
-/** The medians, and how often each goes into that of the first contender, which is layerd with its best driver. */
+/** The medians of imports, and how often each goes into that of the first contender, which is layerd with its best driver. */
 export function ratios(figures: readonly Figure[]): string {
   const firsts = new Map<string, number>();
-  const rows = figures.map((figure) => {
-    const ms = median(figure.runs);
-    const race = `${figure.fixture} ${figure.scenario}`;
-    const first = firsts.get(race) ?? ms;
-    firsts.set(race, first);
-    return [figure.fixture, figure.scenario, figure.driver, `${shown(ms / 1000)} s`, `${shown(ms / first)} ×`];
-  });
+  const rows = figures
+    .filter(({ scenario }) => scenario.startsWith('import ('))
+    .map((figure) => {
+      const ms = median(figure.runs);
+      const race = `${figure.fixture} ${figure.scenario}`;
+      const first = firsts.get(race) ?? ms;
+      firsts.set(race, first);
+      return [figure.fixture, figure.scenario, figure.driver, `${shown(ms / 1000)} s`, `${shown(ms / first)} ×`];
+    });
+  if (rows.length === 0) return '';
   const header = ['FIXTURE', 'FORM', 'BY', 'MEDIAN', 'TIMES THE FIRST'];
   rows.sort((a, b) => `${a[0]} ${a[1]}`.localeCompare(`${b[0]} ${b[1]}`));
   return columns([header, ...rows]);
 }
 
-function newFigure(name: string, form: Form, contender: string): Figure {
-  return { scenario: `import (${form})`, driver: contender, fixture: name, unit: 'ms', runs: [] };
-}
-
-async function once(contender: Contender, image: Fixture, form: Form): Promise<number> {
+async function once(contender: Contender, image: Fixture, form: Form): Promise<Imported> {
   // a short name: mount options of the peers take one page
   const home = mkdtempSync(join(tmpdir(), 'vs-'));
   try {
@@ -75,17 +77,9 @@ async function once(contender: Contender, image: Fixture, form: Form): Promise<n
   }
 }
 
-/** Some peers leave their own directory mounted upon itself. */
-async function unmountBelow(home: string): Promise<void> {
+/** Some peers leave their own directory mounted upon itself; layerd leaves what containers may use. */
+export async function unmountBelow(home: string): Promise<void> {
   const targets = (await run('findmnt', ['--list', '--noheadings', '--output', 'TARGET'])).split('\n');
-  for (const target of targets.filter((path) => path.startsWith(`${home}/`)).toReversed())
-    await run('umount', [target]);
-}
-
-async function missingPrograms({ programs }: Contender): Promise<string[]> {
-  const missing: string[] = [];
-  for (const program of programs) {
-    await run('sh', ['-c', `command -v ${program}`]).catch(() => missing.push(program));
-  }
-  return missing;
+  const below = targets.filter((path) => path.startsWith(`${home}/`)).toReversed();
+  if (below.length > 0) await run('umount', below);
 }
