@@ -409,6 +409,11 @@ export class Engine implements EngineApi {
     return this.imageStore.history(this.imageStore.find(name));
   }
 
+  async extendImage(name: string, change: words.ImageChanges & { layer: Digest | null }): Promise<words.ExtendedImage> {
+    const { committer } = await this.archives();
+    return committer.extend(name, change);
+  }
+
   tag(source: string, target: string): Promise<words.ImageSummary> {
     return this.imageStore.tag(source, target);
   }

@@ -27,9 +27,11 @@ import type {
   DiskReport,
   DriverName,
   EngineEvent,
+  ExtendedImage,
   GcOptions,
   GcReport,
   HistoryRow,
+  ImageChanges,
   ImageDetail,
   ImageSummary,
   Info,
@@ -206,6 +208,14 @@ export class LayerdClient {
   /** Newest instruction first. */
   history(name: string): Promise<HistoryRow[]> {
     return this.transport.json('GET', route('v1', 'images', name, 'history'));
+  }
+
+  /**
+   * An image of another and a layer that is here (null: of its config alone): what a builder goes on with when the build cache
+   * has its step. Name it, hold it by a lease, or make a container of it before it is collected.
+   */
+  extendImage(name: string, change: ImageChanges & { layer: Digest | null }): Promise<ExtendedImage> {
+    return this.transport.json('POST', route('v1', 'images', name, 'extend'), { json: change });
   }
 
   tag(source: string, target: string): Promise<ImageSummary> {

@@ -22,9 +22,11 @@ import type {
   DiskReport,
   DriverName,
   EngineEvent,
+  ExtendedImage,
   GcOptions,
   GcReport,
   HistoryRow,
+  ImageChanges,
   ImageDetail,
   ImageSummary,
   Info,
@@ -165,6 +167,11 @@ export interface EngineApi {
   images(): ImageSummary[];
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];
+  /**
+   * An image of another and a layer that is here (null: of its config alone). Without a ref, a container or a lease it is
+   * collected. Throws LAYER_NOT_FOUND.
+   */
+  extendImage(name: string, change: ImageChanges & { layer: Digest | null }): Promise<ExtendedImage>;
   tag(source: string, target: string): Promise<ImageSummary>;
   removeImage(name: string, options: { force?: boolean }, once?: Once): Promise<RemovedImage>;
 

@@ -251,22 +251,30 @@ export interface Change {
   bytes?: string;
 }
 
-export interface CommitOptions {
+/** What an image says of itself beyond the image that it lies on. */
+export interface ImageChanges {
   ref?: string;
   author?: string;
   message?: string;
   /** Dockerfile instructions: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR. */
   changes?: string[];
+}
+
+export interface CommitOptions extends ImageChanges {
   /** Freeze the container's cgroup while its upper is read. */
   pauseCgroup?: string;
 }
 
-export interface CommitResult {
+/** An image made of another and at most one layer more. */
+export interface ExtendedImage {
   imageId: Digest;
   ref: string | null;
   /** null where nothing had changed: no layer was made. */
   diffId: Digest | null;
   size: number;
+}
+
+export interface CommitResult extends ExtendedImage {
   /** True when the container was mounted writable meanwhile: the layer is a crash-consistent picture. */
   whileMounted: boolean;
 }

@@ -1,5 +1,5 @@
 /** The build cache, by the client and layerctl, against a real daemon that is killed and started again. */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { chainId, sha256, type Digest } from '../../src/core/digest.js';
@@ -79,6 +79,31 @@ it('answers with the layer after a restart, without any image that has it', asyn
   }
   expect((await gc()).removed).toEqual([]);
   expect(await layers()).toContain(layer);
+});
+
+it('lets a builder go on from a step that was done before, in another image', async () => {
+  const { client } = daemon;
+  await build('one');
+  await gc();
+  const hit = await client.useBuildCache(step('one'));
+  const layer = hit?.diffId ?? expect.fail('no layer');
+  const image = await client.extendImage('test/base:1', { layer, ref: 'test/again:1', changes: ['ENV COLOUR=blue'] });
+  expect(image).toMatchObject({ ref: 'docker.io/test/again:1', diffId: layer });
+  const detail = await client.image(image.imageId);
+  expect(detail.layers.map(({ diffId, chainId: id }) => [diffId, id])).toEqual([
+    [base.image.layers[0]?.diffId, parent],
+    [layer, hit?.chainId],
+  ]);
+  expect(detail.config).toMatchObject({ config: { Env: ['COLOUR=blue'] } });
+  const { id } = await client.createContainer('test/again:1');
+  const { path } = await client.mount(id);
+  expect(readFileSync(join(path, 'one'), 'utf8')).toBe('one');
+  await client.unmount(id);
+  const named = await client.extendImage('test/again:1', { layer: null, ref: 'test/named:1', changes: ['USER app'] });
+  expect((await client.image(named.imageId)).layers).toHaveLength(2);
+  await expect(client.extendImage('test/again:1', { layer: sha256('x') })).rejects.toMatchObject({
+    code: 'LAYER_NOT_FOUND',
+  });
 });
 
 it('is counted by df and named by why', async () => {

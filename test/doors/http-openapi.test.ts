@@ -32,6 +32,7 @@ const REQUESTS: [operation: string, path: string, status: number, json?: unknown
   ['get /v1/images/{name}', '/v1/images/base', 200],
   ['get /v1/images/{name}/history', '/v1/images/base/history', 200],
   ['post /v1/images/{name}/tag', '/v1/images/base/tag', 200, { target: 'other' }],
+  ['post /v1/images/{name}/extend', '/v1/images/base/extend', 200, { layer: id, ref: 'twice' }],
   ['get /v1/images/save', '/v1/images/save?ref=base&format=docker', 200],
   ['get /v1/layers', '/v1/layers', 200],
   ['get /v1/layer-tree', '/v1/layer-tree', 200],

@@ -8,8 +8,10 @@ import type {
   ContainerSummary,
   DiskReport,
   EngineEvent,
+  ExtendedImage,
   GcReport,
   HistoryRow,
+  ImageChanges,
   ImageDetail,
   ImageSummary,
   Info,
@@ -39,6 +41,7 @@ import {
   driver,
   list,
   map,
+  name,
   natural,
   nullable,
   number,
@@ -62,6 +65,21 @@ const imageSummary: Properties<ImageSummary> = {
   unique: about(natural, 'Bytes of layers that no other image uses.'),
   shared: natural,
   platform: text,
+};
+
+/** What goes into an image beyond another. */
+export const imageChanges: Properties<ImageChanges> = {
+  ref: name,
+  author: text,
+  message: text,
+  changes: about(list(text), 'Dockerfile instructions, such as `CMD ["/bin/sh"]`.'),
+};
+
+const extendedImage: Properties<ExtendedImage> = {
+  imageId: digest,
+  ref: nullable(text),
+  diffId: nullable(digest),
+  size: natural,
 };
 
 const containerSummary: Properties<ContainerSummary> = {
@@ -229,13 +247,8 @@ export const COMPONENTS: Record<string, Schema> = {
     },
     ['bytes'],
   ),
-  CommitResult: object<CommitResult>({
-    imageId: digest,
-    ref: nullable(text),
-    diffId: nullable(digest),
-    size: natural,
-    whileMounted: yes,
-  }),
+  ExtendedImage: object<ExtendedImage>(extendedImage),
+  CommitResult: object<CommitResult>({ ...extendedImage, whileMounted: yes }),
   Usage: object<Usage>({ bytes: natural, inodes: natural }),
   GcReport: object<GcReport>({
     dryRun: yes,

@@ -3,6 +3,7 @@ import type { Change, CommitOptions, CreateContainerOptions } from '../../../cor
 import { answerBytes, answerLines, answerWithProgress, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, list, map, name, natural, object, options, ref, text, yes } from '../schema.js';
+import { imageChanges } from '../words.js';
 import { binary, route, streamLine, streams } from './route.js';
 
 const tag = 'containers';
@@ -147,10 +148,7 @@ const commitSchema = route('Make a layer and an image of the changes', {
   params,
   body: {
     ...options<CommitOptions>({
-      ref: name,
-      author: text,
-      message: text,
-      changes: about(list(text), 'Dockerfile instructions, such as `CMD ["/bin/sh"]`.'),
+      ...imageChanges,
       pauseCgroup: about(text, "Freeze this cgroup while the container's files are read."),
     }),
     type: ['object', 'null'],

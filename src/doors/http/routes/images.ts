@@ -1,10 +1,12 @@
 import type { FastifyInstance } from 'fastify';
 import type { LoadOptions } from '../../../core/api.js';
 import { parsePlatform } from '../../../core/platform.js';
-import type { ArchiveFormat } from '../../../core/words.js';
+import type { Digest } from '../../../core/digest.js';
+import type { ArchiveFormat, ImageChanges } from '../../../core/words.js';
 import { answerBytes, asList, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
-import { about, list, name, object, oneWord, options, ref, text, yes } from '../schema.js';
+import { about, digest, list, name, object, nullable, oneWord, options, ref, text, yes } from '../schema.js';
+import { imageChanges } from '../words.js';
 import { DESCRIPTOR_HEADER, descriptorHeader, uploadRoute } from './archive-input.js';
 import { binary, route, streamLine, streams } from './route.js';
 
@@ -14,6 +16,8 @@ const params = object<Named>({ name: about(name, 'A ref, an image id, or a uniqu
 interface Named {
   name: string;
 }
+type ExtendBody = ImageChanges & { layer: Digest | null };
+
 interface LoadQuery {
   platform?: string;
   allPlatforms?: boolean;
@@ -43,6 +47,21 @@ export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
       }),
     },
     async (request) => door.engine.history(request.params.name),
+  );
+  app.post<{ Params: Named; Body: ExtendBody }>(
+    '/v1/images/:name/extend',
+    {
+      schema: route('Make an image of this one and a layer that is here', {
+        tag,
+        params,
+        body: object<ExtendBody>(
+          { ...imageChanges, layer: about(nullable(digest), "Its diff ID; null: another image's config alone.") },
+          ['ref', 'author', 'message', 'changes'],
+        ),
+        answer: ref('ExtendedImage'),
+      }),
+    },
+    async (request) => door.engine.extendImage(request.params.name, request.body),
   );
   app.post<{ Params: Named; Body: { target: string } }>(
     '/v1/images/:name/tag',
