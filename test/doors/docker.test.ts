@@ -250,6 +250,9 @@ describeWith('the door for Docker', [needsRoot()], () => {
       expect((await ask('/GraphDriver.Diff', Buffer.from(`{"ID":"${next}","Parent":"nothing"}`))).status).toBe(500);
       expect((await ask('/GraphDriver.Get', Buffer.from('{'))).status).toBe(500);
       expect((await ask('/GraphDriver.Get', Buffer.alloc(2 * 1024 * 1024, ' '))).status).toBe(500);
+      const refused = await ask('/GraphDriver.ApplyDiff?id=absent&parent=', Buffer.alloc(8 * 1024 * 1024));
+      expect(refused.status).toBe(500);
+      expect(refused.body.toString()).toContain('absent');
       expect((await ask('/GraphDriver.Fly', Buffer.from('{}'))).status).toBe(404);
     });
   });

@@ -5,7 +5,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import type { Logger } from 'pino';
 import { LayerdError, toLayerdError } from '../../core/errors.js';
 import { begun, clientGone, sendAll, uploadOf } from '../http/body.js';
-import { Operations, shuttingDown } from '../http/operations.js';
+import { lingerThenClose, Operations, shuttingDown } from '../http/operations.js';
 import { DoorListener, type ListenerOptions } from '../listener.js';
 import { GraphDriver, type DockerEngine } from './graph-driver.js';
 import { VERBS, type VerbRequest } from './verbs.js';
@@ -57,19 +57,17 @@ export class DockerDoor {
   }
 
   private async accept(socket: Socket): Promise<void> {
+    // It may break before HTTP has taken it over.
+    socket.on('error', () => socket.destroy());
     this.http ??= this.createServer();
     (await this.http).emit('connection', socket);
   }
 
   private async createServer(): Promise<Server> {
-    let server: Server | null = null;
-    const app = fastify({
-      logger: false,
-      serverFactory: (handler) => (server = this.createHttp(handler)),
-    });
+    const app = fastify({ logger: false, serverFactory: (handler) => this.createHttp(handler) });
     this.addRoutes(app);
     await app.ready();
-    return server ?? app.server;
+    return app.server;
   }
 
   private createHttp(handler: (request: IncomingMessage, response: ServerResponse) => void): Server {
@@ -87,6 +85,12 @@ export class DockerDoor {
     app.addContentTypeParser('*', (_request, _body, done) => done(null));
     app.addHook('onRequest', async () => {
       if (this.stopping) throw shuttingDown();
+    });
+    app.addHook('onResponse', async (request, { statusCode: status, elapsedTime }) => {
+      // a refused upload is read on for a while, so that dockerd comes to read why
+      if (!request.raw.complete && !request.raw.socket.destroyed) lingerThenClose(request.raw, request.raw.socket);
+      const fields = { door: 'docker', route: request.url, status, duration_ms: Math.round(elapsedTime) };
+      this.options.log.debug(fields, 'request finished');
     });
     app.setNotFoundHandler(async (request, reply) => {
       await reply.code(404).send({ Err: `layerd has no ${request.url}` });
