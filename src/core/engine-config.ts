@@ -105,7 +105,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
     insecure: [],
     credentialsFile: join(homedir(), '.docker', 'config.json'),
     certificates: '/etc/docker/certs.d',
-    transfers: 4,
+    transfers: 3,
     retries: 6,
     retryDelayMs: 1_000,
     stallMs: 30_000,

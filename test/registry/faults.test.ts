@@ -230,7 +230,7 @@ describe('a registry that is in trouble', () => {
         await rig.pull(ref);
         expect(rig.store.engine.image(ref).id).toBe(image.id);
       },
-      { stallMs: 300 },
+      { stallMs: 1000, retries: 10 },
     ),
   );
 
@@ -249,7 +249,7 @@ describe('a registry that is in trouble', () => {
         clearInterval(timer);
         expect(rig.store.engine.image(ref).id).toBe(image.id);
       },
-      { stallMs: 300 },
+      { stallMs: 1000, retries: 10 },
     ));
 });
 

@@ -256,7 +256,7 @@ describe('an upload that fails', () => {
     }));
 
   it('is left where the registry takes nothing more', async () => {
-    await uploaded((rig) => onPatch(rig, 2, () => true), { stallMs: 200 });
+    await uploaded((rig) => onPatch(rig, 2, () => true), { stallMs: 500, retries: 10 });
   });
 
   it('does not tell another host who we are', () =>
