@@ -61,6 +61,7 @@ import { Snapshots } from './store/snapshots.js';
 import { Stock } from './store/stock.js';
 import { recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
+import { WriteBehind } from './store/write-behind.js';
 import { WorkerPool } from './workers/pool.js';
 
 interface ArchiveParts {
@@ -103,6 +104,7 @@ export class Engine implements EngineApi {
   readonly snapshots: Snapshots;
   /** Makes layers of what doors committed as it lay there. */
   readonly conversions: Conversions;
+  private readonly writeBehind: WriteBehind;
   private readonly collector: Collector;
   private readonly checker: Checker;
   private readonly diskReporter: DiskReporter;
@@ -142,7 +144,17 @@ export class Engine implements EngineApi {
     const collect = async (): Promise<void> => {
       await this.collector.run();
     };
-    this.snapshots = new Snapshots(context, { ...background, ...layerParts, bytes, directories, conversions, collect });
+    this.writeBehind = new WriteBehind(context);
+    const { writeBehind } = this;
+    this.snapshots = new Snapshots(context, {
+      ...background,
+      ...layerParts,
+      bytes,
+      directories,
+      conversions,
+      collect,
+      writeBehind,
+    });
     this.migrator = new Migrator(context, { chains, leases: this.leaseStore });
     this.archives = lazily(() =>
       openArchives(context, {
@@ -270,6 +282,7 @@ export class Engine implements EngineApi {
   async close(): Promise<void> {
     this.loopDelay.disable();
     this.eventLog.close();
+    this.writeBehind.close();
     await this.conversions.close();
     await this.collector.close();
     await this.closeRegistries();

@@ -1,6 +1,10 @@
 /** Durability and the page cache; fsync(2) and fdatasync(2) are Node's. */
+import { readFileSync } from 'node:fs';
 import { libc } from './libc.js';
 import { failed, SystemError } from './system-error.js';
+
+/** The least that a page has. */
+const PAGE_BYTES = 4096;
 
 /** sync_file_range(2) flags. */
 export const SYNC_RANGE = {
@@ -18,6 +22,12 @@ export const ADVICE = { normal: 0, random: 1, sequential: 2, willNeed: 3, dontNe
 /** syncfs(2): waits until all dirty data and metadata of the file system of `fd` is durable. */
 export function syncfs(fd: number): void {
   if (libc().syncfs(fd) < 0) throw failed('syncfs');
+}
+
+/** Bytes of the page cache, of all file systems, that wait to be written. */
+export function dirtyBytes(): number {
+  const [, pages = '0'] = /^nr_dirty (\d+)$/m.exec(readFileSync('/proc/vmstat', 'latin1')) ?? [];
+  return Number(pages) * PAGE_BYTES;
 }
 
 /**

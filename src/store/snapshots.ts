@@ -28,8 +28,10 @@ import type { Layers } from './layers.js';
 import type { Leases } from './leases.js';
 import type { SnapshotDirectories } from './snapshot-directories.js';
 import type { SnapshotBytes } from './snapshot-bytes.js';
+import type { WriteBehind } from './write-behind.js';
 
 interface SnapshotParts {
+  writeBehind: WriteBehind;
   bytes: SnapshotBytes;
   directories: SnapshotDirectories;
   discards: Discards;
@@ -61,7 +63,9 @@ export class Snapshots implements SnapshotsApi {
     const parent = this.parent(name.space, options.parent, 'INVALID_ARGUMENT');
     const stackId = this.presentStack(parent);
     try {
-      return await this.make(name, { ...options, parentRow: parent, stackId });
+      const made = await this.make(name, { ...options, parentRow: parent, stackId });
+      if (options.unpack === true) this.parts.writeBehind.begin(name);
+      return made;
     } catch (thrown) {
       // Its parent became a layer, or was migrated, meanwhile: what it was to lie on may be gone.
       if (this.presentStack(parent === null ? null : (reader.snapshots.byId(parent.id) ?? parent)) === stackId) {
@@ -122,6 +126,7 @@ export class Snapshots implements SnapshotsApi {
           : { layer: there, present: true };
       const { layer, present } = arrival;
       await this.context.writer.run('noteApplied', { ...name, layerId: layer.id });
+      this.parts.writeBehind.end(name);
       return { diffId: layer.diff_id, size: layer.size, present };
     });
   }
@@ -139,6 +144,7 @@ export class Snapshots implements SnapshotsApi {
       const parentId = parent?.id ?? null;
       const args = { ...name, name: commit.name, parentId, rebased, content, labels, now: began };
       const { dir } = await writer.run('commitSnapshot', args);
+      this.parts.writeBehind.end(name);
       if (dir !== null) this.parts.discards.begin(snapshotOf(reader, row));
       const times = { created: began, updated: began };
       return { key: commit.name, kind: 'committed', parent: parent?.key ?? null, labels, ...times };
@@ -233,6 +239,7 @@ export class Snapshots implements SnapshotsApi {
     const { reader, writer } = this.context;
     const row = this.require(name);
     const { dir } = await writer.run('removeSnapshot', { space: name.space, key: name.key });
+    this.parts.writeBehind.end(name);
     if (dir !== null && isLive(row)) this.parts.discards.begin(snapshotOf(reader, row));
     this.parts.removed();
   }

@@ -1,4 +1,5 @@
-import { existsSync, rmdirSync } from 'node:fs';
+import { closeSync, existsSync, openSync, rmdirSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Drivers } from '../../drivers/index.js';
 import { DRIVERS } from '../../drivers/index.js';
 import type { Lower, StoredLayer } from '../../drivers/driver.js';
@@ -13,7 +14,11 @@ import { emptyTrash, moveToTrash, setAside, type Emptied, type TrashList } from 
 import type { Measure } from '../disk/usage.js';
 import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
 import { umount } from '../linux/mount.js';
+import { dirtyBytes, syncfs } from '../linux/sync.js';
 import type { JobContext } from './job.js';
+
+/** Between two looks at how much is dirty. */
+const WRITE_BEHIND_MS = 20;
 
 /** A layer that lost its row. */
 export interface CollectedLayer {
@@ -74,6 +79,19 @@ export function diskJobs(drivers: Drivers, places: Places) {
       }
       renameat(AT_FDCWD, bytesOf(fresh), AT_FDCWD, bytesOf(damaged), RENAME.exchange);
       drivers(args.damaged.driver).layers.release(args.damaged);
+    },
+
+    /** Writes out what is dirty again and again, until the signal. */
+    'store.writeBehind': async (args: { limit: number }, context: JobContext): Promise<void> => {
+      const fd = openSync(places.snapshots, 'r');
+      try {
+        while (!context.signal.aborted) {
+          if (dirtyBytes() > args.limit) syncfs(fd);
+          await sleep(WRITE_BEHIND_MS);
+        }
+      } finally {
+        closeSync(fd);
+      }
     },
 
     'store.scan': async (): Promise<StoreNames> => scanStore(places),

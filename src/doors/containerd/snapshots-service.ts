@@ -71,9 +71,19 @@ async function prepareSnapshot(
   const ref = labels[REF];
   if (!view && ref !== undefined) await refuseIfHere(api, name, { ref, parent: below, labels });
   const mapped = mappedRoot(labels);
-  const options: PrepareOptions = { parent: below, view, labels, unpack: !view && ref !== undefined };
+  const options: PrepareOptions = {
+    parent: below,
+    view,
+    labels,
+    unpack: !view && (ref !== undefined || isUnpacking(name.key)),
+  };
   await api.prepare(name, mapped === null ? options : { ...options, rootOwner: mapped });
   return mountsOf(api, name);
+}
+
+/** containerd unpacks into `namespace/number/extract-… CHAIN`. */
+function isUnpacking(key: string): boolean {
+  return key.split('/')[2]?.startsWith('extract-') === true;
 }
 
 /** What is here already is not unpacked again: containerd looks for the committed snapshot by its label then. */
