@@ -77,7 +77,10 @@ export interface DriverProperties {
   sharedPageCache: boolean;
   /** `sizeLimit` is enforced. */
   sizeLimit: boolean;
-  /** A read-only snapshot cannot be written, not even by root; false where nothing can be mounted. */
+  /**
+   * A read-only snapshot cannot be written, not even by root; false where nothing can be mounted, and permissions must do.
+   * What is told of it and exported is its image in any case.
+   */
   readOnlyViews: boolean;
   /** `mounts()` answers instructions that another program can carry out. */
   mountInstructions: boolean;

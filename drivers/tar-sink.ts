@@ -1,5 +1,5 @@
 /** Sinks for layers that are kept as their tars. */
-import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -9,6 +9,7 @@ import type { LayerSink, LayerTree, StoredFacts } from '../src/content/sink.js';
 import { TarFileWriter } from '../src/content/tar-file.js';
 import type { Digest } from '../src/core/digest.js';
 import type { DriverName } from '../src/core/words.js';
+import { replaceFile } from '../src/disk/replace.js';
 import { syncPaths } from '../src/disk/sync.js';
 import { measureTree } from '../src/disk/usage.js';
 
@@ -119,21 +120,12 @@ export class CatalogSink extends WholeTarSink {
   }
 
   async commit(_tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
-    const part = this.part;
-    rmSync(part, { force: true });
-    writeCatalog(part, catalog);
-    await syncPaths([part]);
-    renameSync(part, this.path);
-    await syncPaths([dirname(this.path)]);
+    replaceFile(this.path, (part) => writeCatalog(part, catalog));
     return measureTree(dirname(this.path));
   }
 
   async abort(): Promise<void> {
-    rmSync(this.part, { force: true });
-  }
-
-  private get part(): string {
-    return `${this.path}.new`;
+    // Nothing is written before it commits.
   }
 }
 

@@ -27,7 +27,8 @@ export class CopySnapshots extends TreeSnapshots {
     const disk = this.tools.openDisk(this.path(spec));
     try {
       await materialize(disk, merged, payloadsFromTree(disk, tree));
-      await this.noteClone(spec, disk, merged);
+      if (!spec.readOnly) await this.noteClone(spec, disk, merged);
+      else if (!this.tools.canMount) for (const path of pathsOf(merged)) disk.protect(path);
     } finally {
       disk.close();
       tree.close();

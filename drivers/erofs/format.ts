@@ -162,3 +162,8 @@ export function isHeadOf(first: Buffer, imageBytes: number): boolean {
   if (first.length < SUPERBLOCK_AT + BLOCK_BYTES || first.readUInt32LE(SUPERBLOCK_AT) !== MAGIC) return false;
   return first.readUInt32LE(SUPERBLOCK_AT + 36) * BLOCK_BYTES === imageBytes;
 }
+
+/** The UUID of the image that has this head. */
+export function uuidIn(head: Buffer): Buffer {
+  return head.subarray(SUPERBLOCK_AT + 48, SUPERBLOCK_AT + 64);
+}

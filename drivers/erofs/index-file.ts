@@ -1,15 +1,16 @@
-/** The index as a file: written, compared, and made again from its tar. */
+/** The index as a file: the image and its seal, written, checked, and made again from the tar. */
 import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 import { applyInherited, readInherited } from '../../src/content/inherited.js';
 import { LayerTree } from '../../src/content/layer-tree.js';
-import type { Digest } from '../../src/core/digest.js';
-import { isErrno, LayerdError } from '../../src/core/errors.js';
-import { syncPath } from '../../src/disk/sync.js';
+import { digestFromHex, type Digest } from '../../src/core/digest.js';
+import { LayerdError } from '../../src/core/errors.js';
+import { replaceFile } from '../../src/disk/replace.js';
 import { TarScanner } from '../../src/tar/scanner.js';
-import { isHeadOf } from './format.js';
+import { isHeadOf, uuidIn } from './format.js';
 import { writeIndex, type IndexSource } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
+import { decodeSeal, encodeSeal, INDEX_VERSION, SEAL_BYTES, type Seal } from './seal.js';
 
 /** A layer whose index is to be made. `tree` is as its tar tells it: what it inherits is read from beside it. */
 export interface IndexedLayer {
@@ -39,39 +40,57 @@ export function writePieces(path: string, produce: (emit: (piece: Buffer) => voi
 
 /** Writes the index anew; the old one or the new one is there, whatever happens. */
 export function replaceIndexFile(layer: IndexedLayer): void {
-  const part = `${layer.files.index}.new`;
-  writeIndexFile(layer, part);
-  syncPath(part);
-  renameSync(part, layer.files.index);
-  syncPath(layer.files.directory);
+  replaceFile(layer.files.index, (part) => writeIndexFile(layer, part));
 }
 
-/** Whether the index is, byte for byte, what would be written now. */
-export function indexMatches(layer: IndexedLayer): boolean {
-  const fd = openIfThere(layer.files.index);
+/**
+ * Whether the index is right: byte for byte what would be written now, or, written by another version, what that wrote
+ * for this layer. Throws LAYER_DAMAGED where what the layer inherited is.
+ */
+export function isRightIndex({ diffId, files }: Omit<IndexedLayer, 'tree'>, fromTar: () => IndexedLayer): boolean {
+  const fd = openIfThere(files.index);
   if (fd === null) return false;
   try {
-    let at = 0;
-    let same = true;
-    emitIndex(layer, (piece) => {
-      same &&= piece.equals(readUpTo(fd, at, piece.length));
-      at += piece.length;
-    });
-    return same && fstatSync(fd).size === at;
+    const seal = readSeal(fd);
+    if (seal === null) return false;
+    if (seal.version === INDEX_VERSION) return matches(fd, fromTar());
+    const uuid = uuidOf([{ diffId, inherited: readInherited(files.inherited)?.bytes ?? null }]);
+    return holdsSeal(fd, seal) && uuidIn(readUpTo(fd, 0, HEAD_BYTES)).equals(uuid);
   } finally {
     closeSync(fd);
   }
 }
 
-/** Cheap: a file is there, starts as an image and is as long as it says. */
+/** Cheap: a file is there, starts as an image, is as long as it says, and is sealed. */
 export function isWholeIndex(path: string): boolean {
   const fd = openIfThere(path);
   if (fd === null) return false;
   try {
-    return isHeadOf(readUpTo(fd, 0, 4096), fstatSync(fd).size);
+    return isHeadOf(readUpTo(fd, 0, HEAD_BYTES), fstatSync(fd).size - SEAL_BYTES) && readSeal(fd) !== null;
   } finally {
     closeSync(fd);
   }
+}
+
+function matches(fd: number, layer: IndexedLayer): boolean {
+  let at = 0;
+  let same = true;
+  emitIndex(layer, (piece) => {
+    same &&= piece.equals(readUpTo(fd, at, piece.length));
+    at += piece.length;
+  });
+  return same && fstatSync(fd).size === at;
+}
+
+function readSeal(fd: number): Seal | null {
+  return decodeSeal(readUpTo(fd, Math.max(0, fstatSync(fd).size - SEAL_BYTES), SEAL_BYTES));
+}
+
+function holdsSeal(fd: number, seal: Seal): boolean {
+  const hash = createHash('sha256');
+  const end = fstatSync(fd).size - SEAL_BYTES;
+  for (let at = 0; at < end; at += READ_BYTES) hash.update(readUpTo(fd, at, Math.min(READ_BYTES, end - at)));
+  return digestFromHex(hash.digest('hex')) === seal.digest;
 }
 
 /**
@@ -101,6 +120,9 @@ export function scanTarFile(path: string): LayerTree {
 }
 
 const SCAN_BYTES = 64 * 1024;
+const READ_BYTES = 1024 * 1024;
+/** More than an image's head. */
+const HEAD_BYTES = 4096;
 const HEADERS_ONLY = { data: (): void => undefined, entryEnd: (): void => undefined };
 
 function emitIndex(layer: IndexedLayer, emit: (piece: Buffer) => void): void {
@@ -108,39 +130,48 @@ function emitIndex(layer: IndexedLayer, emit: (piece: Buffer) => void): void {
 }
 
 /**
- * An image whose files lie in the tars of these layers. Their trees are given what they inherit; `arrange` makes the tree
- * of the image of them.
+ * An index file: the image whose files lie in the tars of these layers, and its seal. The trees are given what they
+ * inherit; `arrange` makes the tree of the image of them.
  */
 export function emitImage(
   layers: readonly IndexedLayer[],
   arrange: (trees: readonly LayerTree[]) => Pick<IndexSource, 'root' | 'tarOf'>,
   emit: (piece: Buffer) => void,
 ): void {
-  const identity = createHash('sha256').update('layerd erofs index 1\n');
-  for (const { diffId, files, tree } of layers) {
+  const identity = layers.map(({ diffId, files, tree }) => {
     const inherited = readInherited(files.inherited);
     if (inherited !== null) applyInherited(tree, inherited.directories);
-    identity.update(`${diffId}\n`).update(inherited?.bytes ?? '');
-  }
+    return { diffId, inherited: inherited?.bytes ?? null };
+  });
   const tars = layers.map(({ files }) => new LazyReader(files.tar));
+  const hash = createHash('sha256');
   try {
     writeIndex(
       {
         ...arrange(layers.map(({ tree }) => tree)),
-        uuid: uuidOf(identity.digest()),
+        uuid: uuidOf(identity),
         tarBytes: layers.map(({ size }) => size),
         readTar: (tar, offset, into) => tars[tar]?.read(offset, into),
       },
-      emit,
+      (piece) => {
+        hash.update(piece);
+        emit(piece);
+      },
     );
   } finally {
     for (const tar of tars) tar.close();
   }
+  emit(encodeSeal({ version: INDEX_VERSION, digest: digestFromHex(hash.digest('hex')) }));
 }
 
-/** A random-looking UUID (RFC 9562, version 8) that is the same for equal content. */
-function uuidOf(digest: Buffer): Buffer {
-  const uuid = digest.subarray(0, 16);
+/**
+ * A random-looking UUID (RFC 9562, version 8) that is the same for the same layers, whichever writer wrote the index:
+ * overlay's file handles rest on it.
+ */
+function uuidOf(layers: readonly { diffId: Digest; inherited: Buffer | null }[]): Buffer {
+  const identity = createHash('sha256').update('layerd erofs index 1\n');
+  for (const { diffId, inherited } of layers) identity.update(`${diffId}\n`).update(inherited ?? '');
+  const uuid = identity.digest().subarray(0, 16);
   uuid.writeUInt8((uuid.readUInt8(6) & 0x0f) | 0x80, 6);
   uuid.writeUInt8((uuid.readUInt8(8) & 0x3f) | 0x80, 8);
   return uuid;
@@ -177,11 +208,8 @@ function readUpTo(fd: number, position: number, length: number, into: Buffer = B
   return into.subarray(0, filled);
 }
 
+/** Null where nothing is there, or no file. */
 function openIfThere(path: string): number | null {
-  try {
-    return openSync(path, 'r');
-  } catch (thrown) {
-    if (isErrno(thrown, 'ENOENT')) return null;
-    throw thrown;
-  }
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() !== true) return null;
+  return openSync(path, 'r');
 }

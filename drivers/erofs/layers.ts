@@ -8,7 +8,7 @@ import type { LayerFault, StoredLayer } from '../driver.js';
 import { isDamage, mediumError, tarDamaged, TarLayers } from '../tar-layers.js';
 import type { TarLayer } from '../tar-sink.js';
 import {
-  indexMatches,
+  isRightIndex,
   isWholeIndex,
   replaceIndexFile,
   scanTarFile,
@@ -64,9 +64,11 @@ export class ErofsLayers extends TarLayers {
   }
 
   protected override verifyBeside(layer: StoredLayer, { quick }: { quick: boolean }): LayerFault | null {
-    if (quick) return isWholeIndex(this.files(layer).index) ? null : badIndex('the index is not there, or not whole');
+    const files = this.files(layer);
+    if (quick) return isWholeIndex(files.index) ? null : badIndex('the index is not there, or not whole');
     try {
-      return indexMatches(this.fromTar(layer)) ? null : badIndex('the index is not what its tar gives');
+      const right = isRightIndex({ ...layer, files }, () => this.fromTar(layer));
+      return right ? null : badIndex('the index is not what its tar gives');
     } catch (thrown) {
       // What the directories inherited is known from this file alone.
       if (isDamage(thrown)) return { ...badIndex(toLayerdError(thrown).message), path: 'inherited', repairable: false };

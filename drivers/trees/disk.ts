@@ -115,6 +115,12 @@ export class Disk {
     }
   }
 
+  /** Takes away everybody's right to write; root does not need it. */
+  protect(path: ByteString): void {
+    const stat = this.stat(path);
+    if (stat !== null && !stat.isSymbolicLink()) chmodSync(this.at(path), Number(stat.mode) & 0o7555);
+  }
+
   /** Takes content and attributes of a file from another tree; blocks are shared where the file system can. */
   cloneFile(from: Disk, path: ByteString, node: LayerNode): void {
     const source = from.stat(path);
@@ -222,11 +228,20 @@ export function timeOf(stat: BigIntStats): { sec: number; nsec: number } {
   return { sec: Number(sec), nsec: Number(stat.mtimeNs - sec * NANO) };
 }
 
-function secondsOf({ mtime }: LayerNode): number {
-  return mtime.sec + mtime.nsec / 1e9;
+/** As text: Node takes a negative number for a mistake, and sets the time of the call. */
+function secondsOf({ mtime }: LayerNode): string {
+  return String(mtime.sec + mtime.nsec / 1e9);
 }
 
+/** Where file systems end that do not hold every time: they take the nearest that they hold. */
+const TIME_LIMITS_NS = [-(2n ** 31n), 2n ** 31n - 1n, 3n * 2n ** 32n + 2n ** 31n - 1n, 16_299_260_424n].map(
+  (seconds) => seconds * NANO,
+);
+
 function sameTime(stat: BigIntStats, { mtime }: LayerNode): boolean {
-  const difference = stat.mtimeNs - (BigInt(mtime.sec) * NANO + BigInt(mtime.nsec));
-  return difference < TIME_SLACK_NS && difference > -TIME_SLACK_NS;
+  const wanted = BigInt(mtime.sec) * NANO + BigInt(mtime.nsec);
+  const difference = stat.mtimeNs - wanted;
+  if (difference < TIME_SLACK_NS && difference > -TIME_SLACK_NS) return true;
+  const limit = TIME_LIMITS_NS.find((at) => at === stat.mtimeNs - (stat.mtimeNs % NANO));
+  return limit !== undefined && (limit < 0n ? wanted < limit : wanted > limit);
 }

@@ -86,7 +86,7 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
     write: (disk: Disk, findings: readonly Finding[]) => Generator<Buffer>,
   ): ByteSource {
     const findings = await this.findings(spec);
-    const disk = this.tools.openDisk(this.path(spec));
+    const disk = this.tools.openDisk(await this.source(spec));
     try {
       yield* write(disk, findings);
     } finally {
@@ -94,13 +94,20 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
     }
   }
 
+  /** The tree to read: that of a view is the chain's, even if somebody found a way to write to the view. */
+  private source(spec: SnapshotSpec): Promise<string> {
+    return spec.readOnly ? this.trees.root(onlyLayers(spec.stack)) : Promise.resolve(this.path(spec));
+  }
+
   /** All paths of the container, held against its image. */
   private async findings(spec: SnapshotSpec): Promise<Finding[]> {
-    const merged = await this.trees.merged(onlyLayers(spec.stack));
-    const pristine = this.tools.openDisk(await this.trees.root(onlyLayers(spec.stack)));
-    const disk = this.tools.openDisk(this.path(spec));
+    const stack = onlyLayers(spec.stack);
+    const merged = await this.trees.merged(stack);
+    const pristine = this.tools.openDisk(await this.trees.root(stack));
+    const disk = this.tools.openDisk(await this.source(spec));
+    const untouched = spec.readOnly ? () => true : this.untouchedSince(spec, pristine, merged);
     try {
-      return compare({ disk, pristine, merged, untouched: this.untouchedSince(spec, pristine, merged) });
+      return compare({ disk, pristine, merged, untouched });
     } finally {
       disk.close();
       pristine.close();

@@ -85,8 +85,9 @@ function fromJson({ path, xattrs, ...rest }: JsonDirectory): InheritedDirectory 
   return { ...rest, path: fromBase64(path), xattrs: pairs === undefined ? null : new Map(pairs) };
 }
 
-function base64(bytes: Buffer): string {
-  return bytes.toString('base64');
+/** What comes from another thread is a plain Uint8Array, whatever its type says. */
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64');
 }
 
 function fromBase64(text: string): ByteString {

@@ -294,9 +294,10 @@ export class Layers {
 
   /** Puts the whole bytes of `dir` in the place of a damaged copy; `dir` then holds the damaged ones. */
   private async replace(damaged: StackedRow, dir: string, facts: StoredFacts): Promise<void> {
-    const { pool, writer } = this.context;
+    const { pool, writer, overlays } = this.context;
     const fresh = { ...storedLayer(damaged), dir };
-    const inherits = damaged.inherited !== '' && damaged.inherited !== 'open';
+    // Trees of whole chains settle there what is inherited: the layers below need not be whole for one of theirs.
+    const inherits = overlays.has(damaged.driver) && damaged.inherited !== '' && damaged.inherited !== 'open';
     const { disk, inodes } = inherits ? await this.inheritAsBefore(damaged, fresh) : facts;
     await pool.run('short', 'layer.exchange', { fresh, damaged: storedLayer(damaged) });
     await writer.run('healStoredLayer', { dir: damaged.dir, disk, inodes });

@@ -3,9 +3,9 @@ import { needsRoot } from '../support.js';
 import { loopFileSystem } from './file-system.js';
 import { driverSuite } from './suite.js';
 
-driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('ext4'), needs: [needsRoot()], thorough: true });
-driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('xfs'), needs: [needsRoot()], thorough: false });
-driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('btrfs'), needs: [needsRoot()], thorough: false });
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('ext4'), needs: [needsRoot()], scope: 'everything' });
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('xfs'), needs: [needsRoot()], scope: 'file system' });
+driverSuite({ driver: 'overlay2', fileSystem: loopFileSystem('btrfs'), needs: [needsRoot()], scope: 'file system' });
 
 const { driverOptions } = DEFAULT_ENGINE_CONFIG;
 driverSuite({
@@ -14,5 +14,5 @@ driverSuite({
   options: { ...driverOptions, overlay: { ...driverOptions.overlay, xino: 'on', redirectDir: false } },
   fileSystem: loopFileSystem('ext4'),
   needs: [needsRoot()],
-  thorough: false,
+  scope: 'way',
 });

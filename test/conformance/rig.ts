@@ -1,7 +1,7 @@
 /** A driver at work in a directory of its own: layers put in as the engine puts them in, snapshots taken of them. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { Driver, RootAttributes, SnapshotSpec, StoredLayer } from '../../drivers/driver.js';
 import { createDrivers, type Drivers } from '../../drivers/index.js';
 import { catalogFile, catalogTree } from '../../src/content/catalog-file.js';
@@ -32,6 +32,9 @@ export interface RigStack {
 
 const PLAIN_ROOT: RootAttributes = { mode: 0o755, uid: 0, gid: 0, mtime: { sec: 0, nsec: 0 } };
 
+/** A script that waits for something is to fail, not to hold up the whole run. */
+const EDIT_MS = 60_000;
+
 export class Rig {
   readonly places: Places;
   readonly driver: Driver;
@@ -58,6 +61,11 @@ export class Rig {
   newName(prefix: string): string {
     this.names += 1;
     return `${prefix}${this.names}`;
+  }
+
+  /** A path on the same file system, for what the tests of a suite have in common. */
+  shared(name: string): string {
+    return join(dirname(this.path), name);
   }
 
   /** A path for a file of the test. */
@@ -140,9 +148,20 @@ export class Rig {
     this.layers.splice(this.layers.indexOf(layer), 1);
   }
 
+  /** As the store removes what was made of whole chains, once no snapshot needs it. */
+  removeTrees(): void {
+    for (const name of readdirSync(this.places.trees)) {
+      this.driver.trees?.release(name);
+      const trash = join(this.places.trash, name);
+      renameSync(this.places.tree(name), trash);
+      removeAll(trash);
+    }
+  }
+
   /** Takes everything back; throws where the driver leaves something mounted. */
   dispose(): void {
     for (const snapshot of this.snapshots.toReversed()) snapshot.remove({ force: true });
+    this.removeTrees();
     for (const layer of this.layers.toReversed()) this.removeLayer(layer);
     const left = mountsBelow(this.path).map(({ mountPoint }) => mountPoint);
     if (left.length > 0) throw new Error(`still mounted after everything was released: ${left.join(', ')}`);
@@ -177,7 +196,7 @@ export class RigSnapshot {
 
   /** Runs a shell script in the merged root, as a container would do it. */
   edit(script: string): void {
-    execFileSync('sh', ['-euc', script], { cwd: this.mount(), stdio: ['ignore', 'ignore', 'pipe'] });
+    execFileSync('sh', ['-euc', script], { cwd: this.mount(), stdio: ['ignore', 'ignore', 'pipe'], timeout: EDIT_MS });
   }
 
   /** The merged tree as another program sees it; where the disk does not hold all of it, as the export tells it. */

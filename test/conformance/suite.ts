@@ -18,7 +18,7 @@ import { mountsPart, ODD_ROOT, oddRootPart } from './parts/mounts.js';
 import { randomPart } from './parts/random.js';
 import { removalPart } from './parts/removal.js';
 import { stacksPart } from './parts/stacks.js';
-import { tarsPart } from './parts/tars.js';
+import { sparsePart, tarsPart } from './parts/tars.js';
 import { Rig } from './rig.js';
 
 export interface SuiteOptions {
@@ -29,15 +29,14 @@ export interface SuiteOptions {
   /** Shown beside the driver's name, where there are several ways. */
   way?: string;
   needs?: Prerequisite[];
-  /** Also what depends little on the file system and takes long. */
-  thorough: boolean;
+  scope: Scope;
 }
+
+/** Everything; what depends on the file system; or what depends on the way in which containers are mounted. */
+export type Scope = 'everything' | 'file system' | 'way';
 
 /** Gives the rig of the running test. */
 export type UseRig = () => Rig;
-
-/** LAYERD_CONFORMANCE=all: also the parts that not every driver passes yet; ARCHITECTURE.md names what is open. */
-const everything = process.env['LAYERD_CONFORMANCE'] === 'all';
 
 const PROGRAMS = [
   needsProgram('python3'),
@@ -46,25 +45,30 @@ const PROGRAMS = [
   needsProgram('setcap', 'libcap2-bin'),
 ];
 
+/** The parts of the suite, and the scopes that each is for. */
+const PARTS: readonly [part: (rig: UseRig) => void, ...scopes: Scope[]][] = [
+  [stacksPart, 'file system'],
+  [editsPart, 'file system', 'way'],
+  [sparsePart, 'file system'],
+  [mountsPart, 'file system', 'way'],
+  [removalPart, 'file system'],
+  [concurrencyPart, 'file system'],
+  [tarsPart],
+  [limitsPart],
+  [mixedPart],
+  [damagePart],
+  [randomPart],
+];
+
 export function driverSuite(suite: SuiteOptions): void {
-  const { driver, fileSystem, way = '', needs = [], thorough } = suite;
-  describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...PROGRAMS], () => {
+  const { driver, fileSystem, way = '', needs = [], scope } = suite;
+  const all = [...needs, ...fileSystem.needs, ...PROGRAMS];
+  describeWith(`${driver}${way} on ${fileSystem.name}`, all, () => {
     const rig = useRig(suite, '');
-    stacksPart(rig);
-    editsPart(rig);
-    if (!everything) return;
-    tarsPart(rig);
-    mountsPart(rig);
-    removalPart(rig);
-    concurrencyPart(rig);
-    if (!thorough) return;
-    limitsPart(rig);
-    mixedPart(rig);
-    damagePart(rig);
-    randomPart(rig);
+    for (const [part, ...scopes] of PARTS) if (scope === 'everything' || scopes.includes(scope)) part(rig);
   });
-  if (!thorough || !everything) return;
-  describeWith(`${driver}${way} on ${fileSystem.name}`, [...needs, ...fileSystem.needs, ...PROGRAMS], () => {
+  if (scope !== 'everything') return;
+  describeWith(`${driver}${way} on ${fileSystem.name}, below a root of an odd name`, all, () => {
     oddRootPart(useRig(suite, ODD_ROOT));
   });
 }

@@ -1,4 +1,4 @@
-/** A thread with drivers of its own, as the engine's workers have: makes, mounts, writes, and removes one in many. */
+/** A thread with drivers of its own, as the engine's workers have: makes, mounts, storms, and removes one in many. */
 import { execFileSync } from 'node:child_process';
 import { renameSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,7 +20,10 @@ export interface ThreadTask {
   dirs: readonly string[];
 }
 
-const EDIT = 'echo "$1" > etc/one; rm large; echo x > "only-$1"';
+/** Writes to everything that the image has, in most of the ways there are. */
+const STORM = `find . -type f -exec sh -c 'for f; do echo more >> "$f"; truncate -s 2 "$f"; chmod 600 "$f"; touch "$f"; done' sh {} +
+  ln usr/lib/x usr/lib/linked; mv usr/lib/y var/y; rm -r usr/bin; mkdir usr/bin; chmod 700 twins/left; rm -r twins/right
+  echo "$1" > etc/one; rm large; echo x > "only-$1"`;
 
 async function work(task: ThreadTask): Promise<void> {
   const places = new Places(task.root, task.run);
@@ -29,7 +32,7 @@ async function work(task: ThreadTask): Promise<void> {
     const base = { readOnly: false, sizeLimit: null, volatile: false };
     const spec: SnapshotSpec = { dir, stack: task.stack, root: task.rootAttributes, ...base };
     await snapshots.create(spec);
-    execFileSync('sh', ['-euc', EDIT, 'sh', dir], { cwd: snapshots.mount(spec) });
+    execFileSync('sh', ['-euc', STORM, 'sh', dir], { cwd: snapshots.mount(spec) });
     if (index % 2 === 0) snapshots.unmount(spec, { force: false });
     if (index > 0) continue;
     snapshots.release(spec, { force: false });

@@ -1,9 +1,11 @@
-"""Prints every entry of a tree, one JSON object a line: what layerd's views are compared by.
+"""Prints every entry of trees, one JSON object a line: what layerd's views are compared by.
 
-Nothing of layerd takes part. Names are bytes: those that are not printable ASCII, and backslashes, stand as \\xNN.
+Paths come by standard input, in base64, one a line; each is answered by the entries and an empty line, or by what went
+wrong. Nothing of layerd takes part. Names are bytes: those that are not printable ASCII, and backslashes, stand as \\xNN.
 The walk goes by directory descriptors, so that paths of any length can be told.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -83,20 +85,34 @@ def walk(directory: int, prefix: bytes, found: list, links: dict) -> None:
             links.setdefault((status.st_dev, status.st_ino), []).append(entry)
 
 
-def main() -> None:
+def listing(path: bytes) -> list:
     found: list = []
     links: dict = {}
-    root = os.open(os.fsencode(sys.argv[1]), os.O_RDONLY | os.O_DIRECTORY)
-    entry, _ = describe(root, b".", b".")
-    found.append(entry)
-    walk(root, b"", found, links)
+    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        entry, _ = describe(root, b".", b".")
+        found.append(entry)
+        walk(root, b"", found, links)
+    finally:
+        os.close(root)
     for group in links.values():
         if len(group) > 1:
             first = min(entry["path"] for entry in group)
             for entry in group:
                 entry["links"] = first
-    for entry in found:
-        sys.stdout.write(json.dumps(entry) + "\n")
+    return found
+
+
+def main() -> None:
+    for line in sys.stdin:
+        try:
+            answer = listing(base64.b64decode(line))
+        except Exception as error:
+            answer = [{"error": f"{type(error).__name__}: {error}"}]
+        for entry in answer:
+            sys.stdout.write(json.dumps(entry) + "\n")
+        sys.stdout.write("\n")
+        sys.stdout.flush()
 
 
 sys.setrecursionlimit(100_000)

@@ -1,7 +1,5 @@
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { ended } from '../../bench/fixtures/shell.js';
+import { Answerer } from './answerer.js';
 
 /** One entry of a tree as an independent program (`describe.py`) tells it. Names are escaped: see there. */
 export interface TreeEntry {
@@ -46,17 +44,17 @@ export interface CompareOptions {
 }
 
 const DESCRIBE = fileURLToPath(new URL('../../../test/reference/describe.py', import.meta.url));
+const describer = new Answerer('python3', '-I', DESCRIBE);
 
 /** Lists every entry below `path` and `path` itself. Needs python3, and root where files are not ours. */
 export async function describeTree(path: string): Promise<TreeListing> {
-  const python = spawn('python3', ['-I', DESCRIBE, path], { stdio: ['ignore', 'pipe', 'pipe'] });
-  const end = ended(python, 'describe.py');
+  const lines = await describer.ask(Buffer.from(path).toString('base64'));
   const listing: TreeListing = new Map();
-  for await (const line of createInterface({ input: python.stdout })) {
-    const entry = JSON.parse(line) as TreeEntry;
+  for (const line of lines) {
+    const entry = JSON.parse(line) as TreeEntry | { error: string };
+    if ('error' in entry) throw new Error(`describe.py ${path}: ${entry.error}`);
     listing.set(entry.path, entry);
   }
-  await end;
   return listing;
 }
 

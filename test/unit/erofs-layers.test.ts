@@ -21,6 +21,7 @@ import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { layerFiles } from '../../drivers/erofs/layer-files.js';
 import { ErofsLayers } from '../../drivers/erofs/layers.js';
 import { probeErofs } from '../../drivers/erofs/probe.js';
+import { decodeSeal, encodeSeal, INDEX_VERSION, SEAL_BYTES } from '../../drivers/erofs/seal.js';
 import { ingest } from '../../src/content/ingest.js';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
@@ -64,6 +65,15 @@ function overwrite(path: string, at: number, bytes: string): void {
   const fd = openSync(path, 'r+');
   writeSync(fd, bytes, at);
   closeSync(fd);
+}
+
+const ATTRIBUTES = { mode: 0o2750, uid: 70_000, gid: 5, mtime: { sec: 1, nsec: 2 }, xattrs: null };
+
+/** Gives an index other bytes that mean the same, as another version of the writer might have: its volume has a new name. */
+function rewrite(index: string, version: number): void {
+  overwrite(index, 1024 + 64, 'renamed');
+  const image = readFileSync(index).subarray(0, -SEAL_BYTES);
+  writeFileSync(index, Buffer.concat([image, encodeSeal({ version, digest: sha256(image) })]));
 }
 
 describeWith('a layer', [needsRoot(), needsErofs()], () => {
@@ -238,8 +248,14 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
     },
     {
       what: 'a changed byte of the index',
-      damage: (at) => overwrite(join(at, 'index'), statSync(join(at, 'index')).size - 100, 'X'),
+      damage: (at) => overwrite(join(at, 'index'), statSync(join(at, 'index')).size - SEAL_BYTES - 100, 'X'),
       quick: false,
+      fault: { code: 'INDEX_CORRUPT', path: 'index', repairable: true },
+    },
+    {
+      what: 'a changed byte of the seal',
+      damage: (at) => overwrite(join(at, 'index'), statSync(join(at, 'index')).size - SEAL_BYTES + 30, 'X'),
+      quick: true,
       fault: { code: 'INDEX_CORRUPT', path: 'index', repairable: true },
     },
     {
@@ -271,6 +287,34 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
     expect(await layers.verify(layer, { quick: false })).toEqual([]);
     expect(readFileSync(filesOf(scratch, layer).index).equals(before)).toBe(true);
   });
+
+  it.each([INDEX_VERSION - 1, INDEX_VERSION + 1])(
+    'is none that has an index of another writer (%i)',
+    async (version) => {
+      using scratch = new Scratch();
+      const layer = await stored(scratch);
+      const other = await stored(scratch, 'other');
+      await open(scratch).inherit(other, [{ path: bytesOf('implied'), ...ATTRIBUTES }]);
+      const { index } = filesOf(scratch, layer);
+      const { index: ofOther } = filesOf(scratch, other);
+      for (const path of [index, ofOther]) rewrite(path, version);
+      expect(fsck(filesOf(scratch, layer))).toBe('');
+      const layers = open(scratch);
+      for (const quick of [true, false]) expect(await layers.verify(layer, { quick })).toEqual([]);
+      expect(await layers.repair(layer)).toEqual([]);
+      expect(readFileSync(join(layers.lower(layer), 'dir/file'), 'utf8')).toBe('content of a file');
+      layers.release(layer);
+
+      const fault = { code: 'INDEX_CORRUPT', path: 'index', repairable: true };
+      overwrite(index, statSync(index).size - SEAL_BYTES - 100, 'X');
+      expect(await layers.verify(layer, { quick: false })).toEqual([expect.objectContaining(fault)]);
+      cpSync(ofOther, index);
+      expect(await layers.verify(layer, { quick: false })).toEqual([expect.objectContaining(fault)]);
+      expect(await layers.repair(layer)).toEqual([]);
+      expect(decodeSeal(readFileSync(index).subarray(-SEAL_BYTES))?.version).toBe(INDEX_VERSION);
+      expect(await layers.verify(layer, { quick: false })).toEqual([]);
+    },
+  );
 
   it('mounts all the same when only its index is lost or cut off', async () => {
     using scratch = new Scratch();

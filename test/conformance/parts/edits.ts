@@ -1,7 +1,7 @@
 /** What containers change is told alike by all drivers, and comes back as a layer. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeEach, describe, expect, it } from 'vitest';
@@ -18,13 +18,20 @@ const APPLY = fileURLToPath(new URL('../../../../test/model/apply.py', import.me
 /** The same image in a plain directory, with nothing of layerd, and the same done there. */
 async function plainDirectory(rig: Rig, script: string): Promise<TreeListing> {
   const directory = rig.file('plain');
+  execFileSync('cp', ['-a', plainImage(rig), directory]);
+  execFileSync('sh', ['-euc', script], { cwd: directory });
+  return describeTree(directory);
+}
+
+function plainImage(rig: Rig): string {
+  const directory = rig.shared('plain-image');
+  if (existsSync(directory)) return directory;
   mkdirSync(directory);
   for (const [index, layer] of IMAGE.entries()) {
     writeFileSync(rig.file(`${index}.tar`), tarOf(layer));
     execFileSync('python3', ['-I', APPLY, rig.file(`${index}.tar`), directory]);
   }
-  execFileSync('sh', ['-euc', script], { cwd: directory });
-  return describeTree(directory);
+  return directory;
 }
 
 function applies(edit: Edit, properties: DriverProperties): boolean {
