@@ -10,7 +10,8 @@ export default defineConfig({
     exclude: ['node_modules/**'],
     pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 60_000,
+    // the long forms of tests, for npm run test:crash
+    testTimeout: process.env.LAYERD_CRASH === 'full' ? 36_000_000 : 60_000,
     hookTimeout: 120_000,
   },
 });

@@ -13,6 +13,7 @@ import { padding } from '../../src/tar/entry.js';
 import { encodeEntry } from '../../src/tar/writer.js';
 import { MemorySink } from '../unit/content-layers.js';
 import { chunked, collect, digestOf, MIB, sampleBytes } from '../unit/content-samples.js';
+import { runs } from './runs.js';
 
 let dir = '';
 beforeAll(() => {
@@ -80,7 +81,7 @@ describe('catalogs of anything', () => {
       fc.asyncProperty(fc.array(record, { maxLength: 25 }), async (records) => {
         expect(essence(await readAll(await write(records)))).toBe(essence(records));
       }),
-      { numRuns: 60 },
+      { numRuns: runs(60) },
     );
   });
 
@@ -111,7 +112,7 @@ describe('catalogs of anything', () => {
         );
         expect(code).toBe('LAYER_DAMAGED');
       }),
-      { numRuns: 200 },
+      { numRuns: runs(200) },
     );
   });
 });
@@ -163,7 +164,7 @@ describe('tars of anything', () => {
         expect(result.entries).toBe(entries.length);
         expect((await collect(assemble(path, (_, index) => sink.payloads.get(index) ?? []))).equals(tar)).toBe(true);
       }),
-      { numRuns: 80 },
+      { numRuns: runs(80) },
     );
   });
 });

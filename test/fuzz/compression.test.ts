@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { inflate, inflaterName, type Inflater } from '../../src/content/compression.js';
 import { LayerdError } from '../../src/core/errors.js';
 import { chunked, collect, sampleBytes } from '../unit/content-samples.js';
+import { runs } from './runs.js';
 
 const inflaters: Inflater[] = inflaterName().includes('libisal') ? ['native', 'zlib'] : ['zlib'];
 
@@ -46,7 +47,7 @@ describe('inflating anything', () => {
           expect(Buffer.isBuffer(found) && found.equals(expected), inflater).toBe(true);
         }
       }),
-      { numRuns: 60 },
+      { numRuns: runs(60) },
     );
   });
 
@@ -77,7 +78,7 @@ describe('inflating anything', () => {
           expect(fine, `${inflater}: ${change.kind} at ${at} of ${whole.length}`).toBe(true);
         }
       }),
-      { numRuns: 300 },
+      { numRuns: runs(300) },
     );
   });
 });

@@ -18,6 +18,7 @@ import { mergeModel } from '../model/merge-model.js';
 import { compareTrees, describeTree, showDifferences } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
 import { filesOf, fsck, fsckMerged, needsErofs, needsFsckErofs, Scratch, store } from '../unit/erofs-fixture.js';
+import { runs } from './runs.js';
 
 const NAME_CODES = fc.integer({ min: 1, max: 255 }).filter((code) => code !== 0x2f);
 
@@ -107,7 +108,7 @@ describeWith('random trees', needs, () => {
         shown.delete('.'); // no entry lists it
         expect(showDifferences(compareTrees(shown, listTar(tar)))).toBe('');
       }),
-      { numRuns: 15 },
+      { numRuns: runs(15) },
     );
   });
 });
@@ -129,7 +130,7 @@ describeWith('random stacks', needs, () => {
         const shown = await describeTree(merged.lower(stack));
         expect(showDifferences(compareTrees(shown, listModel(mergeModel(contents))))).toBe('');
       }),
-      { numRuns: 20 },
+      { numRuns: runs(20) },
     );
   });
 });
@@ -160,7 +161,7 @@ describeWith('random sparse files', needs, () => {
           expect([found?.size, found?.sha256]).toEqual([content.length, sha256(content).slice('sha256:'.length)]);
         }
       }),
-      { numRuns: 20 },
+      { numRuns: runs(20) },
     );
   });
 });

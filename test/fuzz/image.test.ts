@@ -27,6 +27,7 @@ import {
   testImage,
   testLayer,
 } from '../unit/image-synthetic.js';
+import { runs } from './runs.js';
 
 let scratch = '';
 beforeAll(() => {
@@ -102,13 +103,13 @@ describe('mutated archives', () => {
     const property = fc.asyncProperty(mutations, fc.integer({ min: 1, max: 4000 }), (changes, chunk) =>
       readBothWays(mutated(tar, changes), chunk),
     );
-    await fc.assert(property, { numRuns: 200 });
+    await fc.assert(property, { numRuns: runs(200) });
   });
 
   it('members lost, doubled and shuffled', async () => {
     const members = fc.array(fc.constantFrom<Member>(...LAYOUT, ...DOCKER), { maxLength: 30 });
     const property = fc.asyncProperty(members, (chosen) => readBothWays(tarOf(chosen), 1000));
-    await fc.assert(property, { numRuns: 100 });
+    await fc.assert(property, { numRuns: runs(100) });
   });
 });
 
@@ -148,11 +149,11 @@ describe('mutated documents', () => {
     const property = fc.asyncProperty(fc.nat({ max: 40 }), anything, (place, value) =>
       blamesInput(() => parse(json(withReplaced(document, place, value)))),
     );
-    await fc.assert(property, { numRuns: 500 });
+    await fc.assert(property, { numRuns: runs(500) });
     const raw = fc.asyncProperty(fc.array(mutation, { maxLength: 4 }), (changes) =>
       blamesInput(() => parse(mutated(bytes, changes))),
     );
-    await fc.assert(raw, { numRuns: 500 });
+    await fc.assert(raw, { numRuns: runs(500) });
   });
 
   it('in an archive whose digests are right', async () => {
@@ -170,7 +171,7 @@ describe('mutated documents', () => {
       ];
       await readBothWays(tarOf(members), 4000);
     });
-    await fc.assert(property, { numRuns: 200 });
+    await fc.assert(property, { numRuns: runs(200) });
   });
 });
 
@@ -187,7 +188,7 @@ describe('text from people', () => {
         expect(normalizeReference(familiarReference(whole))).toBe(whole);
       }),
     );
-    await fc.assert(property, { numRuns: 3000 });
+    await fc.assert(property, { numRuns: runs(3000) });
   });
 
   it('changes of a commit', async () => {
@@ -214,7 +215,7 @@ describe('text from people', () => {
     const property = fc.asyncProperty(fc.array(fc.string({ unit: words }), { maxLength: 4 }), (changes) =>
       blamesInput(() => applyChanges({ Env: ['A=1'] }, changes)),
     );
-    await fc.assert(property, { numRuns: 2000 });
+    await fc.assert(property, { numRuns: runs(2000) });
   });
 });
 

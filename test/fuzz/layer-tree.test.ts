@@ -8,8 +8,9 @@ import { acceptedEntries, mergeModel, isAccepted, type ModelNode } from '../mode
 import { arbitraryEntries, arbitraryStack } from '../model/arbitrary.js';
 import { entrySpec, layerTar, type EntrySpec } from '../model/spec.js';
 import { treeOfTar } from '../model/tree.js';
+import { runs } from './runs.js';
 
-const RUNS = { numRuns: 400 };
+const RUNS = { numRuns: runs(400) };
 
 /** A node as both sides can say it: hard links by all of their names, bytes as text that compares fast. */
 type Line = Omit<ModelNode, 'inode' | 'xattrs' | 'content'> & {
@@ -179,7 +180,7 @@ describe('paths that nobody would write', () => {
           expect(isAccepted([...layer, refused])).toBe(isApplied([...layer, refused]));
         }
       }),
-      { numRuns: 2000 },
+      { numRuns: runs(2000) },
     );
   });
 });
