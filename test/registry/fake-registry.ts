@@ -29,6 +29,8 @@ interface Repo {
 
 export class FakeRegistry {
   readonly seen: Seen[] = [];
+  /** Connections so far. */
+  connections = 0;
   intercept: Intercept = () => false;
   /** Tokens that are good now; null: no token is needed. */
   tokens: Set<string> | null = null;
@@ -49,6 +51,7 @@ export class FakeRegistry {
     const server = createServer();
     const registry = new FakeRegistry(server);
     server.on('request', (request, response) => registry.receive(request, response));
+    server.on('connection', () => (registry.connections += 1));
     server.on('clientError', (_error, socket) => socket.destroy());
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     return registry;
@@ -61,6 +64,11 @@ export class FakeRegistry {
   async close(): Promise<void> {
     this.server.closeAllConnections();
     await new Promise((resolve) => this.server.close(resolve));
+  }
+
+  /** Closes connections that nothing runs on, as servers do after a while. */
+  closeIdle(): void {
+    this.server.closeIdleConnections();
   }
 
   repo(name: string): Repo {

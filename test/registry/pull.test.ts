@@ -74,6 +74,25 @@ describe('a pull', () => {
       expect(failure).toMatchObject({ code: 'PLATFORM_NOT_FOUND', details: { wanted: 'linux/s390x' } });
     }));
 
+  it('keeps its connections, and does without those that were closed meanwhile', () =>
+    withRig(
+      async ({ registry, store, pull, push }) => {
+        const [first, second] = [testImage([bigLayer()]), testImage([bigLayer()])];
+        registry.add('a', '1', first);
+        registry.add('a', '2', second);
+        await pull(`${registry.host}/a:1`);
+        await push(`${registry.host}/a:1`);
+        const before = registry.connections;
+        for (let times = 0; times < 5; times += 1) await push(`${registry.host}/a:1`);
+        expect(registry.connections).toBe(before);
+        registry.closeIdle();
+        // nothing may be waited out: one failure would be told
+        await pull(`${registry.host}/a:2`);
+        expect(store.engine.image(`${registry.host}/a:2`).id).toBe(second.id);
+      },
+      { retries: 0 },
+    ));
+
   it('says what is not there', () =>
     withRig(async ({ registry, store, pull }) => {
       const failure = await failureOf(pull(`${registry.host}/nothing:here`));

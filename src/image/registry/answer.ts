@@ -14,12 +14,15 @@ export class Answer {
   readonly url: URL;
   private readonly message: IncomingMessage;
   private readonly stallMs: number;
+  private readonly hasBody: boolean;
 
-  constructor(message: IncomingMessage, url: URL, stallMs: number) {
+  /** `hasBody`: false for the answer to a HEAD, whose length is that of a body which does not come. */
+  constructor(message: IncomingMessage, url: URL, stallMs: number, hasBody: boolean) {
     this.status = message.statusCode ?? 0;
     this.url = url;
     this.message = message;
     this.stallMs = stallMs;
+    this.hasBody = hasBody;
     // what breaks while nobody reads is told to the next reader
     message.on('error', () => undefined);
   }
@@ -74,7 +77,7 @@ export class Answer {
   /** The body does not matter. */
   async discard(): Promise<void> {
     const length = this.header('content-length');
-    if (length !== '' && Number(length) > LEFTOVER_BYTES) this.message.destroy();
+    if (this.hasBody && length !== '' && Number(length) > LEFTOVER_BYTES) this.message.destroy();
     else await this.bytes(LEFTOVER_BYTES).catch(() => undefined);
   }
 

@@ -20,6 +20,8 @@ export interface Exchange {
 
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 const MAX_REDIRECTS = 10;
+/** Connections to one server that may have been idle for too long; no more of them are tried. */
+const KEPT_CONNECTIONS = 8;
 /** What a registry has taken it may have to hash and move about before it answers. */
 const COMMIT_PATIENCE = 10;
 
@@ -64,7 +66,17 @@ export class Http {
     throw protocolError(from.host, `it redirects from TLS to ${to.protocol}//${to.host}`);
   }
 
+  /** Servers close connections that were idle for long, and a request may cross that on its way: it is sent once more. */
   private async once(exchange: Exchange, signal: AbortSignal): Promise<Answer> {
+    for (let tries = 0; tries < KEPT_CONNECTIONS; tries += 1) {
+      const answer = await this.attempt(exchange, signal);
+      if (answer !== null) return answer;
+    }
+    throw unreachable(exchange.url.host, 'it closes every connection');
+  }
+
+  /** Null where a connection that was kept broke before there was an answer. */
+  private async attempt(exchange: Exchange, signal: AbortSignal): Promise<Answer | null> {
     const { url, method, headers, body } = exchange;
     const agent = await this.agentOf(url);
     if (signal.aborted) throw cancelled(signal);
@@ -86,9 +98,10 @@ export class Http {
       // a server may answer, mostly with a refusal, before it has all of the body
       const message = await Promise.race([answered, feeding.then(() => answered)]);
       if (!sent.writableFinished) message.once('close', () => sent.destroy());
-      return new Answer(message, url, this.stallMs);
+      return new Answer(message, url, this.stallMs, method !== 'HEAD');
     } catch (error) {
       sent.destroy();
+      if (sent.reusedSocket && isReset(error)) return null;
       throw error;
     } finally {
       wait.end();
@@ -103,10 +116,20 @@ export class Http {
   }
 
   private async makeAgent(url: URL): Promise<Agent> {
-    if (url.protocol === 'http:') return new Agent({ keepAlive: true });
+    if (url.protocol === 'http:') return new Agent({ keepAlive: true, maxFreeSockets: KEPT_CONNECTIONS - 1 });
     const { secureContext, rejectUnauthorized } = await this.trust.of(url.host);
-    return new SecureAgent({ keepAlive: true, secureContext, rejectUnauthorized });
+    return new SecureAgent({
+      keepAlive: true,
+      maxFreeSockets: KEPT_CONNECTIONS - 1,
+      secureContext,
+      rejectUnauthorized,
+    });
   }
+}
+
+function isReset(error: unknown): boolean {
+  const reason = error instanceof LayerdError ? error.details['reason'] : undefined;
+  return reason === 'ECONNRESET' || reason === 'EPIPE';
 }
 
 /** Where a Location leads: it may be relative. Throws REGISTRY_PROTOCOL. */
