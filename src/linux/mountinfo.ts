@@ -47,6 +47,21 @@ export function mountAt(path: string, mounts: readonly MountInfo[] = readMountin
   return mounts.findLast(({ mountPoint }) => mountPoint === bytes) ?? null;
 }
 
+/** Those of `parts` that stand in a mount table of any namespace that is visible here: in paths, sources or options. */
+export function partsOfMounts(parts: readonly string[]): Set<string> {
+  const found = new Set<string>();
+  const seen = new Set<string>();
+  for (const pid of list('/proc').filter((name) => /^\d+$/.test(name))) {
+    const namespace = link(`/proc/${pid}/ns/mnt`);
+    if (namespace === null || seen.has(namespace)) continue;
+    const table = unlessGone(() => readFileSync(`/proc/${pid}/mountinfo`, 'latin1'));
+    if (table === null) continue;
+    seen.add(namespace);
+    for (const part of parts) if (table.includes(part)) found.add(part);
+  }
+  return found;
+}
+
 /** A process that keeps a mount from going. */
 export interface MountHolder {
   pid: number;

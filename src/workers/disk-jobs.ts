@@ -13,8 +13,10 @@ import { countedTwice } from '../disk/shared.js';
 import { emptyTrash, moveToTrash, setAside, type Emptied, type TrashList } from '../disk/trash.js';
 import type { Measure } from '../disk/usage.js';
 import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
+import { linuxAvailable } from '../linux/libc.js';
 import { umount } from '../linux/mount.js';
 import { dirtyBytes, syncfs } from '../linux/sync.js';
+import { partsOfMounts } from '../linux/mountinfo.js';
 import type { JobContext } from './job.js';
 
 /** Between two looks at how much is dirty. */
@@ -41,19 +43,19 @@ export function diskJobs(drivers: Drivers, places: Places) {
     'trash.empty': async (args: { entries: number }, context: JobContext): Promise<Emptied> =>
       emptyTrash(places, args.entries, context.signal),
 
-    /** Unmounts what layers without a row still have mounted; `pinned`: bytes of those that someone keeps busy. */
-    'trash.layers': async (args: { layers: CollectedLayer[] }): Promise<{ pinned: number }> => {
-      let pinned = 0;
-      for (const layer of args.layers) {
+    /** Unmounts what layers without a row still have mounted; `pinned`: bytes of those that are mounted elsewhere. */
+    'trash.layers': async ({ layers }: { layers: CollectedLayer[] }): Promise<{ pinned: number }> => {
+      for (const { driver, dir, diffId } of layers) {
         try {
-          const { driver, dir, diffId } = layer;
           drivers(driver).layers.release({ driver, dir, diffId, size: 0, opaqueRoot: false });
         } catch (thrown) {
           if (!(thrown instanceof LayerdError) || thrown.code !== 'MOUNT_BUSY') throw thrown;
-          pinned += layer.bytes;
         }
       }
-      return { pinned };
+      if (!linuxAvailable().available) return { pinned: 0 };
+      const part = (layer: CollectedLayer): string => `/l/${layer.dir}`;
+      const mounted = partsOfMounts(layers.map(part));
+      return { pinned: layers.reduce((sum, layer) => sum + (mounted.has(part(layer)) ? layer.bytes : 0), 0) };
     },
 
     /** Trees of chains, half-made ones (`NAME.…`) among them, that none of these stacks needs. */

@@ -148,6 +148,17 @@ describe('progress', () => {
     expect(written().endsWith(`[${'='.repeat(24)}] 4.00 MB\u001b[K\n\u001b[J`)).toBe(true);
   });
 
+  it('makes bars shorter where the line has no room for rate and time left', () => {
+    const { view: shown, tick, written } = view(true, 24, 80);
+    shown.update(step(0, 1_073_741_824));
+    tick(10_000);
+    shown.update(step(536_870_912, 1_073_741_824));
+    const text = written();
+    const line = text.slice(text.lastIndexOf('layer '), text.lastIndexOf('\u001b[K'));
+    expect(line.length).toBeLessThan(80);
+    expect(line).toMatch(/\[=+> +\] 537 MB\/1\.07 GB {2}53\.7 MB\/s {2}0:10 left$/);
+  });
+
   it('takes a terminal without a size for one of 80 columns', () => {
     const { view: shown, tick, written } = view(true, 0, 0);
     shown.update(step(0, 4_000_000));
