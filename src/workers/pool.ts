@@ -43,6 +43,8 @@ interface Call {
 }
 
 const IDLE_MS = 20_000;
+/** New objects of a thread. By default this grows to 48 MB in each, which saves no processor time here. */
+const YOUNG_MB = 12;
 
 export class WorkerPool {
   private readonly lanes: Record<Lane, LaneQueue>;
@@ -200,6 +202,7 @@ class Thread {
       workerData: settings,
       // Descriptors are opened and closed by system calls of our own, too, which Node does not see.
       trackUnmanagedFds: false,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
     });
     this.worker.on('message', (message: FromWorker) => this.receive(message));
     let failure: Error | null = null;
