@@ -1,7 +1,8 @@
 // npm start, npm run demo, npm test, npm run bench on a fresh clone: installs and builds what is missing, then runs it.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
+import { homedir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -64,8 +65,26 @@ const TASKS = {
   demo: [`${root}dist/examples/demo/demo.js`],
   bench: [`${root}dist/bench/run.js`],
   test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],
+  'test:containerd': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'clients/containerd', '--no-file-parallelism'],
   'test:crash': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'crash/', 'fuzz/'],
 };
+
+/** A Debian with containerd 1.7, which takes layerd for a differ, too; made once. */
+function newerContainerd() {
+  const path = `${homedir()}/.cache/layerd-trixie`;
+  if (existsSync(`${path}/usr/bin/containerd`)) return path;
+  rmSync(path, { recursive: true, force: true });
+  console.error('Installing Debian 13 with containerd 1.7 below ~/.cache ...');
+  const args = ['--variant=minbase', '--include=containerd,runc', 'trixie', path];
+  execFileSync('debootstrap', args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  return path;
+}
+
+function environment() {
+  if (task === 'test:crash') return { ...process.env, LAYERD_CRASH: 'full' };
+  if (task === 'test:containerd') return { ...process.env, LAYERD_CONTAINERD_CHROOT: newerContainerd() };
+  return process.env;
+}
 
 const command = TASKS[task];
 if (command === undefined) {
@@ -77,7 +96,7 @@ build();
 if (task.startsWith('test')) makeFixtures();
 const { status, signal } = spawnSync(process.execPath, [...command, ...args], {
   cwd: task.startsWith('test') ? root : process.cwd(),
-  env: task === 'test:crash' ? { ...process.env, LAYERD_CRASH: 'full' } : process.env,
+  env: environment(),
   stdio: 'inherit',
 });
 process.exit(status ?? (signal === null ? 1 : 128));

@@ -46,7 +46,7 @@ describeWith(
         const snapshots = new SnapshotsClient(socket, 'direct');
         const differ = new DiffClient(socket);
         try {
-          await rig.ctr('image', 'import', '--no-unpack', tiny.forms.ociArchive.path);
+          await rig.ctr('image', 'import', '--no-unpack', rig.visible(tiny.forms.ociArchive.path));
           await work(rig, snapshots, differ);
         } finally {
           snapshots.close();

@@ -1,6 +1,15 @@
 /** A private containerd with a private layerd as its snapshotter: both real programs, on directories of their own. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,6 +17,9 @@ import { run } from '../../bench/fixtures/shell.js';
 import type { DriverName } from '../../src/core/words.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { removeHome, TestDaemon } from '../cli/daemon.js';
+
+/** The root of another Debian, whose containerd is to be used: it knows proxies for differs, and layerd is to be one. */
+const CHROOT = process.env['LAYERD_CONTAINERD_CHROOT'] ?? null;
 
 const DISABLED = ['grpc.v1.cri', 'snapshotter.v1.aufs', 'snapshotter.v1.btrfs', 'snapshotter.v1.devmapper']
   .concat('snapshotter.v1.zfs', 'internal.v1.opt')
@@ -37,12 +49,14 @@ export class ContainerdRig {
       '0',
     ]);
     try {
+      if (CHROOT !== null) await share(home, CHROOT);
       await rig.startLayerd();
       await rig.startContainerd();
       await work(rig);
     } finally {
       await rig.stopContainerd('SIGTERM');
       await rig.stopLayerd('SIGTERM');
+      if (CHROOT !== null) await unshare(home, CHROOT);
       removeHome(home);
     }
   }
@@ -64,7 +78,8 @@ export class ContainerdRig {
   async startContainerd(): Promise<void> {
     const config = join(this.home, 'config.toml');
     writeFileSync(config, this.configuration());
-    const child = spawn('containerd', ['--config', config], { stdio: 'ignore' });
+    const [program, ...args] = there('containerd', '--config', config);
+    const child = spawn(program, args, { stdio: 'ignore' });
     this.containerd = { child, closed: new Promise((resolve) => child.once('close', resolve)) };
     for (let tries = 0; !existsSync(join(this.home, 'c')); tries += 1) {
       if (tries > 600 || child.exitCode !== null) throw new Error('containerd does not start');
@@ -84,11 +99,20 @@ export class ContainerdRig {
 
   /** Runs ctr and gives what it printed. */
   ctr(...args: string[]): Promise<string> {
-    return run('ctr', ['--address', join(this.home, 'c'), ...args]);
+    const [program, ...rest] = there('ctr', '--address', join(this.home, 'c'), ...args);
+    return run(program, rest);
   }
 
   async import(archive: string, namespace = 'default'): Promise<void> {
-    await this.ctr('-n', namespace, 'image', 'import', '--snapshotter', 'layerd', archive);
+    await this.ctr('-n', namespace, 'image', 'import', '--snapshotter', 'layerd', this.visible(archive));
+  }
+
+  /** The file where containerd sees it. */
+  visible(file: string): string {
+    if (CHROOT === null) return file;
+    const copy = join(this.home, 'visible');
+    copyFileSync(file, copy);
+    return copy;
   }
 
   /** Runs a command in a fresh container, by runc, and gives what it printed. */
@@ -180,7 +204,8 @@ export class ContainerdRig {
     const rooms = ['l', 's', 't', 'b', 'trash'].flatMap((room) =>
       readdirSync(join(this.home, 'root', room)).map((name) => `${room}/${name}`),
     );
-    return [...rooms, ...mountsBelow(this.home).map(({ mountPoint }) => String(mountPoint))];
+    const mounts = mountsBelow(this.home).map(({ mountPoint }) => String(mountPoint));
+    return [...rooms, ...mounts.filter((path) => path !== this.home)];
   }
 
   private configuration(): string {
@@ -197,6 +222,41 @@ disabled_plugins = [${DISABLED.join(', ')}]
 [proxy_plugins.layerd]
   type = "snapshot"
   address = "${this.home}/run/containerd.sock"
+${CHROOT === null ? '' : this.differ()}`;
+  }
+
+  private differ(): string {
+    return `
+[proxy_plugins.layerd-diff]
+  type = "diff"
+  address = "${this.home}/run/containerd.sock"
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["layerd-diff", "walking"]
 `;
   }
+}
+
+/** A command line in the other root, where there is one. */
+function there(program: string, ...args: string[]): [string, ...string[]] {
+  return CHROOT === null ? [program, ...args] : ['chroot', CHROOT, program, ...args];
+}
+
+/** Makes `home`, and what is mounted below it from now on, visible in the other root at the same path. */
+async function share(home: string, root: string): Promise<void> {
+  // runc wants a root that is a mount
+  await run('mount', ['--bind', root, root]);
+  mkdirSync(join(root, home), { recursive: true });
+  await run('mount', ['--bind', home, home]);
+  await run('mount', ['--make-shared', home]);
+  await run('mount', ['--rbind', home, join(root, home)]);
+  for (const path of ['/proc', '/sys', '/dev']) {
+    await run('mount', ['--rbind', path, join(root, path)]);
+    await run('mount', ['--make-rprivate', join(root, path)]);
+  }
+}
+
+async function unshare(home: string, root: string): Promise<void> {
+  for (const path of ['/dev', '/sys', '/proc', home]) await run('umount', ['-R', '-l', join(root, path)]);
+  rmdirSync(join(root, home));
+  for (const path of [root, home]) await run('umount', ['-R', '-l', path]);
 }
