@@ -75,8 +75,8 @@ function newerContainerd() {
   if (existsSync(`${path}/usr/bin/containerd`)) return path;
   rmSync(path, { recursive: true, force: true });
   console.error('Installing Debian 13 with containerd 1.7 below ~/.cache ...');
-  const args = ['--variant=minbase', '--include=containerd,runc', 'trixie', path];
-  execFileSync('debootstrap', args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  const words = ['--variant=minbase', '--include=containerd,runc', 'trixie', path];
+  execFileSync('debootstrap', words, { stdio: ['ignore', 'ignore', 'inherit'] });
   return path;
 }
 
