@@ -33,9 +33,10 @@ export async function compareImports(
         );
         for (const contender of taking) {
           process.stderr.write(`${name}, ${form}, ${contender.name} …\n`);
-          const { ms, beside = {} } = await once(contender, image, form);
-          figures.add(`import (${form})`, contender.name, name, 'ms', ms);
-          for (const [what, [unit, value]] of Object.entries(beside)) {
+          const imported = await once(contender, image, form).catch((thrown: unknown) => giveUp(contender, thrown));
+          if (imported === null) continue;
+          figures.add(`import (${form})`, contender.name, name, 'ms', imported.ms);
+          for (const [what, [unit, value]] of Object.entries(imported.beside ?? {})) {
             figures.add(`${what} (${form})`, contender.name, name, unit, value);
           }
         }
@@ -43,6 +44,13 @@ export async function compareImports(
     }
   }
   return figures.all();
+}
+
+/** A peer that fails is said, and does not end the race for the others; layerd and the floors must not fail. */
+function giveUp({ name, kind }: Contender, thrown: unknown): null {
+  if (kind !== 'peer') throw thrown;
+  process.stderr.write(`${name}: ${thrown instanceof Error ? thrown.message : String(thrown)}\n`);
+  return null;
 }
 
 /** The medians of imports, and how often each goes into that of the first contender, which is layerd with its best driver. */

@@ -1,6 +1,6 @@
 /**
  * npm run bench [-- --drivers erofs,overlay2 --fixtures debian-node,deep --runs 3 --json FILE --smoke]
- * npm run bench -- --peers [--only hand,commits,imports,containers,latency --peer-runs 1 --cycles 400 …]
+ * npm run bench -- --peers [--only hand,commits,imports,containers,latency --peer-runs 1 --cycles 240 …]
  * npm run bench -- --flat [--layers 10000]
  * Prints medians and ranges, and writes JSON. --smoke runs everything in seconds on the smallest fixture; --peers takes
  * turns with other engines and bare tools, and says which goals are met; --flat fills a store first, which takes minutes.
@@ -21,7 +21,7 @@ import { compareImports, ratios } from './imports.js';
 import { latencyUnderLoad } from './latency.js';
 import { atHand, commitsOn, measure, type Scale, type Subject } from './scenarios.js';
 
-const FULL: Scale = { runs: 3, cycles: 400, clients: [1, 8, 32], files: 20_000, fileBytes: 25_000, garbage: 50_000 };
+const FULL: Scale = { runs: 3, cycles: 240, clients: [1, 8, 32], files: 20_000, fileBytes: 25_000, garbage: 50_000 };
 const MEASURED: readonly FixtureName[] = ['debian-node', 'smallfiles', 'bigfile', 'deep'];
 const SMOKE: Scale = { runs: 1, cycles: 8, clients: [1, 4], files: 50, fileBytes: 1000, garbage: 1000 };
 const PARTS = ['hand', 'commits', 'imports', 'containers', 'latency'] as const;
