@@ -20,7 +20,7 @@ const REDRAW_MS = 100;
 /** Of a bar: as wide as the line leaves room for what stands beside it. */
 const BAR_WIDTH = { least: 8, most: 24 };
 /** Phases whose numbers are things, not bytes. */
-const COUNTED = new Set<Progress['phase']>(['image', 'gc']);
+const COUNTED = new Set<Progress['phase']>(['gc']);
 
 export class ProgressView {
   private readonly screen: Screen;
@@ -92,7 +92,7 @@ function sizeOr(size: number | undefined, fallback: number): number {
 }
 
 /** What is told once, when it happens. */
-const TOLD = new Set<Progress['phase']>(['present', 'resume', 'wait']);
+const TOLD = new Set<Progress['phase']>(['image', 'present', 'resume', 'wait']);
 
 function isDone({ done, total, phase }: Progress): boolean {
   return TOLD.has(phase) || (total !== null && done >= total);
@@ -103,6 +103,7 @@ function label({ phase, subject }: Progress): string {
 }
 
 function amount(count: number, { phase }: Progress): string {
+  if (phase === 'image') return 'complete';
   if (phase === 'present') return 'already there';
   if (phase === 'resume') return `goes on behind ${bytes(count)}`;
   if (phase === 'wait') return `tried again in ${Math.ceil(count / 1000)} s`;
