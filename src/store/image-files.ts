@@ -3,7 +3,7 @@
  * rows are what counts; the files are for the day when the database is lost (image/rebuild.ts). Such a file is written
  * from the rows after they are committed and before the answer; a start compares all of them.
  */
-import { open, readFile, readdir, rename } from 'node:fs/promises';
+import { open, readFile, readdir, rename, rm } from 'node:fs/promises';
 import { digestFromHex, digestHex, sha256, type Digest } from '../core/digest.js';
 import { isErrno, LayerdError, toLayerdError } from '../core/errors.js';
 import { KeyedLock } from '../core/keyed-lock.js';
@@ -39,7 +39,11 @@ export class ImageFiles {
 
   /** Brings the files of these images to what their rows say; durable when it returns. Throws NO_SPACE, IO_ERROR. */
   async write(imageIds: Iterable<Digest>): Promise<void> {
-    for (const imageId of new Set(imageIds)) await this.locks.run(imageId, () => this.bring(imageId));
+    try {
+      for (const imageId of new Set(imageIds)) await this.locks.run(imageId, () => this.bring(imageId));
+    } catch (thrown) {
+      throw toLayerdError(thrown);
+    }
   }
 
   /** As {@link write}, after something was taken away: that must succeed on a full disk, too. The next start makes up for it. */
@@ -117,15 +121,24 @@ export async function readImageFile(path: string, imageId: Digest): Promise<Desc
 
 async function replaceFile(places: Places, path: string, bytes: Buffer): Promise<void> {
   const part = `${path}.part`;
-  const handle = await open(part, 'w', 0o600);
+  try {
+    await writeDurably(part, bytes);
+    await rename(part, path);
+  } catch (thrown) {
+    await rm(part, { force: true });
+    throw thrown;
+  }
+  await syncPaths([places.images]);
+}
+
+async function writeDurably(path: string, bytes: Buffer): Promise<void> {
+  const handle = await open(path, 'w', 0o600);
   try {
     await handle.writeFile(bytes);
     await handle.sync();
   } finally {
     await handle.close();
   }
-  await rename(part, path);
-  await syncPaths([places.images]);
 }
 
 async function readOrNull(path: string): Promise<Buffer | null> {
