@@ -66,7 +66,7 @@ const TASKS = {
   bench: [`${root}dist/bench/run.js`],
   test: [`${root}node_modules/vitest/vitest.mjs`, 'run'],
   'test:containerd': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'clients/containerd', '--no-file-parallelism'],
-  'test:crash': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'crash/', 'fuzz/'],
+  'test:crash': [`${root}node_modules/vitest/vitest.mjs`, 'run', 'crash/', 'fuzz/', 'power/'],
 };
 
 /** A Debian with containerd 1.7, which takes layerd for a differ, too; made once. */

@@ -256,6 +256,7 @@ export class Engine implements EngineApi {
         staging: new Set(),
         stock: new Set(),
         leftovers: new Set(),
+        overdue: new Set(),
       };
       const began = performance.now();
       await steps.with(context);

@@ -5,11 +5,12 @@ import type { Digest } from '../core/digest.js';
 import { toLayerdError } from '../core/errors.js';
 import { elapsedMs } from '../core/units.js';
 import type { GcOptions, GcReport } from '../core/words.js';
+import type { TrashList } from '../disk/trash.js';
 import type { Collected } from '../metadata/operations/collect.js';
 import type { StoreContext } from './context.js';
 import type { Discards } from './discards.js';
 import type { ImageFiles } from './image-files.js';
-import { clearLeftovers, moveToTrash } from './leftovers.js';
+import { clearLeftovers, endOverdue, moveToTrash, noteLeftovers } from './leftovers.js';
 import { partialName } from './partials.js';
 import type { Stock } from './stock.js';
 import type { Trees } from './trees.js';
@@ -102,14 +103,18 @@ export class Collector {
     const dryRun = options.dryRun ?? false;
     const { writer, log } = this.context;
     const { graceMs, buildCache } = this.settings;
+    await endOverdue(this.context);
     const collected = await writer.run('collect', { graceMs: options.grace ?? graceMs, dryRun, buildCache });
+    const trash = trashOf(collected);
+    // Their rows are gone: whatever fails from here on, nothing else remembers them.
+    if (!dryRun) noteLeftovers(this.context, trash);
     const trees = await this.trees.unneeded();
     const partials = await this.measured(collected.partials);
     const removed = [...rowsOf(collected, trees), ...partials];
     const bytes = removed.reduce((sum, row) => sum + row.bytes, 0);
     let pinned = 0;
     if (!dryRun) {
-      pinned = await this.toTrash(collected);
+      pinned = await this.toTrash(collected, trash);
       await this.imageFiles.tidy(collected.images);
       await this.trees.remove(trees.map((tree) => tree.name));
       if (removed.length > 0) {
@@ -136,27 +141,13 @@ export class Collector {
   }
 
   /** Renames what lost its row; returns the bytes that mounts elsewhere still hold. */
-  private async toTrash(collected: Collected): Promise<number> {
-    const { pool, leftovers } = this.context;
-    const { layers, blobs, partials, uppers } = collected;
-    if (layers.length + blobs.length + partials.length + uppers.length === 0) return 0;
-    const trash = {
-      layers: layers.map((layer) => layer.dir),
-      snapshots: uppers.map((upper) => upper.dir),
-      trees: [],
-      blobs: [...blobs.map((blob) => blob.file), ...partials.map(partialName)],
-    };
-    try {
-      const { pinned } = await pool.run('unmount', 'trash.layers', {
-        layers: layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
-      });
-      await moveToTrash(this.context, trash);
-      return pinned;
-    } catch (thrown) {
-      // Their rows are gone: nothing else remembers them.
-      for (const name of [...trash.layers, ...trash.snapshots, ...trash.blobs]) leftovers.add(name);
-      throw thrown;
-    }
+  private async toTrash({ layers }: Collected, trash: TrashList): Promise<number> {
+    if (Object.values(trash).every((names: readonly string[]) => names.length === 0)) return 0;
+    const { pinned } = await this.context.pool.run('unmount', 'trash.layers', {
+      layers: layers.map(({ diffId, dir, driver, bytes }) => ({ diffId, dir, driver, bytes })),
+    });
+    await moveToTrash(this.context, trash);
+    return pinned;
   }
 
   /** Unlinks what is in the trash, in the background, one sweep at a time. */
@@ -218,6 +209,16 @@ export class Collector {
     if (this.context.reader.counts().candidates > 0) this.soon();
     this.next();
   }
+}
+
+/** What lost its row, by the names that it has on disk. */
+function trashOf({ layers, blobs, partials, uppers }: Collected): TrashList {
+  return {
+    layers: layers.map((layer) => layer.dir),
+    snapshots: uppers.map((upper) => upper.dir),
+    trees: [],
+    blobs: [...blobs.map((blob) => blob.file), ...partials.map(partialName)],
+  };
 }
 
 function rowsOf(collected: Collected, trees: readonly { name: string; bytes: number }[]): GcReport['removed'] {

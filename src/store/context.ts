@@ -29,6 +29,8 @@ export interface StoreContext {
   stock: Set<string>;
   /** Names of directories and blobs that a failed operation may have left behind; see leftovers.ts. */
   leftovers: Set<string>;
+  /** Ids of leases whose operations are over, and that could not be ended; see leftovers.ts. */
+  overdue: Set<string>;
 }
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567';

@@ -4,6 +4,7 @@ import { isDigest, type Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type { Lease } from '../core/words.js';
 import type { StoreContext } from './context.js';
+import { endLease } from './leftovers.js';
 
 const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.:/-]{0,255}$/;
 
@@ -101,7 +102,7 @@ export class Leases {
     }
   }
 
-  /** A lease of an operation of the daemon: it ends with `release()`, or with the daemon. */
+  /** A lease of an operation of the daemon: it ends with `release()`, which never fails, or with the daemon. */
   async hold(purpose: string, holds: Digest[]): Promise<{ id: string; release(): Promise<void> }> {
     const id = `${purpose}-${randomUUID()}`;
     await this.context.writer.run('addLease', {
@@ -111,7 +112,7 @@ export class Leases {
       expires: null,
       holds,
     });
-    return { id, release: () => this.context.writer.run('removeLease', { id }) };
+    return { id, release: () => endLease(this.context, id) };
   }
 
   private digest(text: string): Digest {

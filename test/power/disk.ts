@@ -15,8 +15,13 @@ export interface Disk {
   remove(): Promise<void>;
 }
 
+export interface KeepingDisk extends Disk {
+  /** As after a restart of the machine: unmounted with all that is mounted below, and mounted again. */
+  remount(): Promise<void>;
+}
+
 /** Keeps every write that it receives, in the order received: what is lost are writes that never left the machine. */
-export async function keepingDisk(stage: Stage, format: DiskFormat): Promise<Disk> {
+export async function keepingDisk(stage: Stage, format: DiskFormat): Promise<KeepingDisk> {
   const home = stage.fresh();
   const file = await stage.disk(format);
   const path = join(home, 'm');
@@ -25,6 +30,10 @@ export async function keepingDisk(stage: Stage, format: DiskFormat): Promise<Dis
   return {
     path,
     cut: (to) => Promise.resolve(cloneTo(file, to)),
+    remount: () => {
+      unmountBelow(home);
+      return mountDisk(file, format, path);
+    },
     remove: () => Promise.resolve(unmountBelow(home)),
   };
 }

@@ -147,7 +147,7 @@ export class RunningLayerd implements Running {
     // What containers were made ahead of is given up by a collection that finds it unused since the last.
     for (let pass = 0; pass < 2; pass += 1) await this.collect();
     let bytes = 0;
-    for (const directory of ['l', 's', 't', 'b', 'trash']) {
+    for (const directory of ['l', 's', 't', 'b', 'i', 'trash']) {
       const left = readdirSync(join(this.root, directory));
       if (left.length > 0) bytes += await allocatedBytes(join(this.root, directory));
     }

@@ -3,13 +3,15 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { unmountBelow } from '../conformance/file-system.js';
-import type { Disk } from './disk.js';
+import { toLayerdError, type ErrorCode } from '../../src/core/errors.js';
+import { cachingDisk, type Disk } from './disk.js';
+import type { Injection } from './fuse/client.js';
 import { makeArchives, type Archive } from './images.js';
 import { countPresent, Ledger, type Claims } from './ledger.js';
 import type { Preload } from './preload.js';
 import type { Random } from './random.js';
 import { mountDisk, type DiskFormat, type Stage } from './stage.js';
-import { nothingFound, type Findings, type Subject } from './subject.js';
+import { nothingFound, type Findings, type Running, type Subject } from './subject.js';
 import { work } from './workload.js';
 
 const ARCHIVES = 9;
@@ -17,6 +19,8 @@ const CLIENTS = 3;
 /** Half of the cuts come at once behind an answer, the others up to so much later. */
 const DELAY_MS = 40;
 const ANSWERS_BETWEEN = 6;
+/** A disk that fails for reading only may not be asked for long: everything is in memory. */
+const ANSWERS_OF_FAILING = 30;
 
 export interface Round {
   stage: Stage;
@@ -87,6 +91,46 @@ async function takeCuts(round: Round, archives: readonly Archive[]): Promise<Cut
   }
 }
 
+/**
+ * The disk begins to fail in the middle of the work, and stays so; then the machine goes down. The work may only fail with
+ * one of `codes`. Returns what is found when the disk is well again.
+ */
+export async function failDisk(
+  { stage, subject, format, random }: Pick<Round, 'stage' | 'subject' | 'format' | 'random'>,
+  injection: Injection,
+  codes: readonly ErrorCode[],
+): Promise<{ failed: boolean; findings: Findings }> {
+  const archives = makeArchives(stage.fresh(), ARCHIVES, String(random.fraction()));
+  const disk = await cachingDisk(stage, format);
+  const home = stage.fresh();
+  let running: Running | null = null;
+  try {
+    running = await subject.start({ root: join(disk.path, 'root'), home, environment: {} });
+    const ledger = new Ledger();
+    let over = false;
+    const outcome = work({ running, ledger, archives, clients: CLIENTS, random, stopped: () => over }).then(
+      () => null,
+      (thrown: unknown) => toLayerdError(thrown),
+    );
+    await ledger.more(ANSWERS_BETWEEN);
+    await disk.inject(injection);
+    const error = await Promise.race([outcome, ledger.more(ANSWERS_OF_FAILING).then(() => null)]);
+    over = true;
+    if (error !== null && !codes.includes(error.code)) throw error;
+    const file = stage.file();
+    const before = ledger.now();
+    await disk.cut(file, random);
+    const claims = Ledger.throughout(before, ledger.now());
+    await running.kill();
+    const findings = await lookAt({ stage, subject, format, random }, { file, claims }, archives);
+    return { failed: error !== null, findings };
+  } finally {
+    await running?.kill();
+    unmountBelow(home);
+    await disk.remove();
+  }
+}
+
 /** Never resolves: a workload ends when it is told to, or fails. */
 async function failure(working: Promise<void>): Promise<never> {
   await working;
@@ -106,7 +150,11 @@ async function nextCut(
 }
 
 /** The power is back: what does the subject make of the disk? */
-async function lookAt(round: Round, { file, claims }: Cut, archives: readonly Archive[]): Promise<Findings> {
+async function lookAt(
+  round: Pick<Round, 'stage' | 'subject' | 'format' | 'random'>,
+  { file, claims }: Cut,
+  archives: readonly Archive[],
+): Promise<Findings> {
   const { stage, format, subject, random } = round;
   const home = stage.fresh();
   const disk = join(home, 'm');
