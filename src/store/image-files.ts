@@ -32,6 +32,8 @@ const HEX = /^[0-9a-f]{64}$/;
 export class ImageFiles {
   private readonly context: StoreContext;
   private readonly locks = new KeyedLock();
+  /** Images whose files may not be what their rows say. */
+  private readonly behind = new Set<Digest>();
 
   constructor(context: StoreContext) {
     this.context = context;
@@ -39,19 +41,24 @@ export class ImageFiles {
 
   /** Brings the files of these images to what their rows say; durable when it returns. Throws NO_SPACE, IO_ERROR. */
   async write(imageIds: Iterable<Digest>): Promise<void> {
+    const ids = new Set(imageIds);
+    for (const imageId of ids) this.behind.add(imageId);
     try {
-      for (const imageId of new Set(imageIds)) await this.locks.run(imageId, () => this.bring(imageId));
+      for (const imageId of ids) await this.locks.run(imageId, () => this.bring(imageId));
     } catch (thrown) {
       throw toLayerdError(thrown);
     }
   }
 
-  /** As {@link write}, after something was taken away: that must succeed on a full disk, too. The next start makes up for it. */
+  /**
+   * As {@link write}, after something was taken away, and for what could not be written before: that must succeed on a
+   * full disk, too. The next collection, or the next start, makes up for it.
+   */
   async tidy(imageIds: Iterable<Digest>): Promise<void> {
     try {
-      await this.write(imageIds);
+      await this.write([...imageIds, ...this.behind]);
     } catch (thrown) {
-      this.context.log.warn({ error: toLayerdError(thrown).toBody() }, 'the files of images wait for the next start');
+      this.context.log.warn({ error: toLayerdError(thrown).toBody() }, 'files of images wait for the next collection');
     }
   }
 
@@ -84,6 +91,7 @@ export class ImageFiles {
     const row = reader.imageById(imageId);
     if (row !== undefined) await replaceFile(places, places.image(hex), this.encode(row));
     else await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees: [], blobs: [], images: [hex] });
+    this.behind.delete(imageId);
   }
 
   private encode(row: ImageRow): Buffer {
