@@ -25,6 +25,10 @@ const directory = mkdtempSync(join(tmpdir(), 'layerd-demo-'));
 
 try {
   await demo();
+} catch (thrown) {
+  const { message, hint } = thrown as Error & { hint?: string };
+  console.error(`\nThe demo failed: ${message}${hint ? `\n${hint}` : ''}`);
+  process.exitCode = 1;
 } finally {
   rmSync(directory, { recursive: true, force: true });
 }
@@ -49,10 +53,20 @@ async function demo(): Promise<void> {
     await save(client, made);
     await removeAll(client, [first, second], path);
     await proveEmpty(client, daemon.root);
+  } catch (thrown) {
+    await leaveNothing(daemon.client);
+    throw thrown;
   } finally {
     await daemon.stop();
   }
   say('\nEverything came true. Next: README.md, "Using it".');
+}
+
+/** Whatever went wrong, nothing may stay mounted. */
+async function leaveNothing(client: LayerdClient): Promise<void> {
+  for (const { id } of await client.containers()) await client.removeContainer(id, { force: true });
+  for (const { id } of await client.images()) await client.removeImage(id, { force: true });
+  await client.gc({ grace: 0, wait: true });
 }
 
 function buildArchive(): string {
@@ -138,6 +152,8 @@ function twoFiles(root: string): [string, string] {
   const visit = (below: string, depth: number): void => {
     for (const entry of readdirSync(join(root, below), { withFileTypes: true })) {
       const path = `${below}/${entry.name}`;
+      // Names that are no text are layerd's daily bread, but not this program's.
+      if (path.includes('\ufffd')) continue;
       if (entry.isFile()) found.push({ path, size: statSync(join(root, path)).size });
       else if (entry.isDirectory() && depth < 4) visit(path, depth + 1);
     }
