@@ -75,7 +75,7 @@ describe('ingest', () => {
       entries: sink.entries.length,
       opaqueRoot: false,
       implied: false,
-      root: { mode: 0o755, uid: 0, gid: 0, mtime: sink.entries[0]?.mtime },
+      root: { mode: 0o755, uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, mtime: sink.entries[0]?.mtime },
       facts: { disk: sink.catalog.length, inodes: 1 },
     });
     expect(sink.entries.length).toBeGreaterThan(300);
