@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { Agent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import type { OnProgress } from '../core/api.js';
+import { drained } from '../core/drained.js';
 import { isErrno, LayerdError, type ErrorBody } from '../core/errors.js';
 import type { StreamLine } from '../core/words.js';
 
@@ -199,18 +200,6 @@ function sourceFailed(error: unknown): LayerdError {
   if (error instanceof LayerdError) return error;
   const message = error instanceof Error ? error.message : String(error);
   return new LayerdError('IO_ERROR', `the archive cannot be read: ${message}`, { cause: error });
-}
-
-function drained(request: ClientRequest): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      request.off('drain', done);
-      request.off('close', done);
-      resolve();
-    };
-    request.once('drain', done);
-    request.once('close', done);
-  });
 }
 
 async function checked(response: IncomingMessage): Promise<IncomingMessage> {

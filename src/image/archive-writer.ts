@@ -3,6 +3,7 @@
  * beside it, as docker save writes since 25, and is read by older ones too. The same images give the same bytes: all
  * times are the epoch, all owners root. Documents come first, so that a reader of the stream knows what follows.
  */
+import { bytesSource } from '../content/bytes-source.js';
 import type { ByteSource } from '../content/source.js';
 import { type ByteString, bytesOf } from '../core/bytes.js';
 import { type Digest, digestHex } from '../core/digest.js';
@@ -123,13 +124,7 @@ export function jsonFile(document: unknown): SavedBytes {
 }
 
 export function inMemory(bytes: Buffer): SavedBytes {
-  return {
-    size: bytes.byteLength,
-    // eslint-disable-next-line typescript/require-await -- a ByteSource is asynchronous by its type
-    open: async function* open() {
-      yield bytes;
-    },
-  };
+  return { size: bytes.byteLength, open: () => bytesSource(bytes) };
 }
 
 /** A tar of files with these contents, in this order. */

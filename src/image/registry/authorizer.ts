@@ -3,6 +3,7 @@
  * when the registry challenges us, kept while they are good, and fetched anew when they are not any more. (The token
  * authentication of distribution: a GET, or a POST in the way of OAuth2 where we have an identity token.)
  */
+import { bytesSource } from '../../content/bytes-source.js';
 import type { Credentials } from '../../core/words.js';
 import { LayerdError } from '../../core/errors.js';
 import { parseJson } from '../json.js';
@@ -173,13 +174,7 @@ function tokenRequest(realm: URL, service: string, scopes: Scopes, credentials: 
 
 /** Bytes in memory as the body of a request. */
 export function bufferBody(bytes: Buffer): NonNullable<Exchange['body']> {
-  return {
-    length: bytes.length,
-    // eslint-disable-next-line typescript/require-await -- a ByteSource is asynchronous by its type
-    open: async function* open() {
-      yield bytes;
-    },
-  };
+  return { length: bytes.length, open: () => bytesSource(bytes) };
 }
 
 function basicHeader({ username, password }: { username: string; password: string }): string {

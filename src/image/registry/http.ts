@@ -5,6 +5,7 @@
 import { Agent, request as plainRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Agent as SecureAgent, request as secureRequest, type RequestOptions } from 'node:https';
 import type { ByteSource } from '../../content/source.js';
+import { drained } from '../../core/drained.js';
 import { LayerdError } from '../../core/errors.js';
 import { Answer } from './answer.js';
 import { cancelled, connectionFailed, protocolError, unreachable } from './problems.js';
@@ -210,16 +211,4 @@ async function feed(
     wait.patience();
   }
   request.end();
-}
-
-function drained(request: ClientRequest): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      request.off('drain', done);
-      request.off('close', done);
-      resolve();
-    };
-    request.once('drain', done);
-    request.once('close', done);
-  });
 }

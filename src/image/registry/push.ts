@@ -1,4 +1,5 @@
 /** Images going to registries: what is there is not sent, what another repository there has is taken over. */
+import { bytesSource } from '../../content/bytes-source.js';
 import type { OnProgress, PushOptions } from '../../core/api.js';
 import { displayBytes } from '../../core/bytes.js';
 import { sha256, type Digest } from '../../core/digest.js';
@@ -124,7 +125,7 @@ export class Pusher {
   private async sendConfig(image: ImageRow, { repository, watch }: Target): Promise<number> {
     if (await repository.hasBlob(image.image_id, watch)) return 0;
     const { config } = image;
-    const open = (offset = 0): AsyncIterable<Buffer> => oneChunk(config.subarray(offset));
+    const open = (offset = 0): AsyncIterable<Buffer> => bytesSource(config.subarray(offset));
     const { chunkBytes } = this.parts.registries.config;
     const bytes = { size: config.length, open };
     await upload(repository, { digest: image.image_id, bytes }, null, { watch, chunkBytes, onBytes: () => undefined });
@@ -169,9 +170,4 @@ function otherDigest(asked: Digest, manifest: RemoteManifest): LayerdError {
     details: { asked, found: manifest.digest },
     hint: 'Push it by a tag. An image keeps its digest where its blobs are kept (keep_blobs), or are at the registry.',
   });
-}
-
-// eslint-disable-next-line typescript/require-await -- a ByteSource is asynchronous by its type
-async function* oneChunk(bytes: Buffer): AsyncGenerator<Buffer> {
-  yield bytes;
 }

@@ -4,6 +4,7 @@ import { LayerdError } from '../../core/errors.js';
 import type { ByteSource } from '../../content/source.js';
 import type { SavedBytes } from '../save-manifest.js';
 import type { Answer } from './answer.js';
+import { bufferBody } from './authorizer.js';
 import { locationOf, type TransferWatch } from './endpoint.js';
 import { protocolError } from './problems.js';
 import type { Repository, UploadPlace } from './repository.js';
@@ -164,13 +165,7 @@ class Upload {
   }
 }
 
-const NO_BODY = {
-  length: 0,
-  // eslint-disable-next-line require-yield -- a body of no bytes
-  open: async function* open(): AsyncGenerator<Buffer> {
-    await Promise.resolve();
-  },
-};
+const NO_BODY = bufferBody(Buffer.alloc(0));
 
 /** The registry has another idea of how far the upload is, or has forgotten it. */
 function isOutOfStep(error: unknown, ...statuses: number[]): boolean {
