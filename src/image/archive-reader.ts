@@ -3,9 +3,10 @@
  * a stream, plain or compressed. Every layer of the images asked for is stored when `readArchive` resolves.
  */
 import { setMaxListeners } from 'node:events';
-import { type FileHandle, open, readlink } from 'node:fs/promises';
+import { type FileHandle, readlink } from 'node:fs/promises';
 import { inflate, openCompressed } from '../content/compression.js';
 import { detectCompression, MAGIC_BYTES } from '../content/compression-magic.js';
+import { pipeSource } from '../content/pipe-source.js';
 import type { ByteSource } from '../content/source.js';
 import { abortable } from '../content/source-abort.js';
 import type { ArchiveInput, LoadOptions } from '../core/api.js';
@@ -61,7 +62,7 @@ async function readPath(path: string, reading: Reading): Promise<ParsedImage[]> 
     if (stat.isDirectory()) {
       return await readMembers(new DirectoryMembers(handle, path, origin, reading.host), reading);
     }
-    if (stat.isFIFO()) return await readPipe(path, { label, baseName: null }, reading);
+    if (stat.isFIFO()) return await readStream(pipeSource(handle), { label, baseName: null }, reading);
     return await readFile(await OpenFile.of(handle, label, path), origin, reading);
   } finally {
     await handle.close();
@@ -93,12 +94,6 @@ async function readFile(file: OpenFile, origin: Origin, reading: Reading): Promi
   const compression = await ofArchive(origin, () => Promise.resolve(detectCompression(head)));
   if (compression !== 'none') return await readStream(file.stream(), origin, reading);
   return await readMembers(await FileMembers.index(file, origin, reading.host, reading.signal), reading);
-}
-
-/** A pipe is opened again, now waiting for who writes: reads of the first descriptor would fail where nothing is there yet. */
-async function readPipe(path: string, origin: Origin, reading: Reading): Promise<ParsedImage[]> {
-  const pipe = await open(path);
-  return await readStream(pipe.createReadStream() as ByteSource, origin, reading);
 }
 
 async function readStream(source: ByteSource, origin: Origin, reading: Reading): Promise<ParsedImage[]> {

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { open, writeFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -320,14 +320,6 @@ describe('where an archive comes from', () => {
     } finally {
       await handle.close();
     }
-  });
-
-  it('a pipe, read as a stream', async () => {
-    const path = join(scratch, 'pipe');
-    execFileSync('mkfifo', [path]);
-    const writing = writeFile(path, tarOf(members));
-    expect(told(await read({ path }))).toMatchObject([{ id: APP.id, refs: [] }]);
-    await writing;
   });
 
   it('a directory with links inside it, as an unpacked docker-archive has', async () => {
