@@ -129,7 +129,7 @@ async function gc(cli: Cli, { dryRun, grace, wait }: GcFlags): Promise<void> {
 }
 
 function gcText(report: GcReport): string {
-  const { dryRun, removed, bytes: total, freed, pinned } = report;
+  const { dryRun, removed, bytes: total, freed, pinned, waiting } = report;
   const rows = table(removed, [
     { title: 'KIND', value: ({ kind }) => kind },
     { title: 'ID', value: ({ id }) => shortId(id) },
@@ -137,9 +137,15 @@ function gcText(report: GcReport): string {
     { title: 'WHY', value: ({ why }) => why },
   ]);
   const list = removed.length === 0 ? '' : rows;
-  if (dryRun) return `${list}${removed.length} things would go, ${bytes(total)} would be freed${pinnedText(pinned)}\n`;
+  const rest = pinnedText(pinned) + waitingText(waiting);
+  if (dryRun) return `${list}${removed.length} things would go, ${bytes(total)} would be freed${rest}\n`;
   const later = total > freed ? `, ${bytes(total - freed)} of it are still being unlinked` : '';
-  return `${list}${removed.length} things are gone, ${bytes(total)}${later}${pinnedText(pinned)}\n`;
+  return `${list}${removed.length} things are gone, ${bytes(total)}${later}${rest}\n`;
+}
+
+function waitingText({ things, bytes: waiting }: GcReport['waiting']): string {
+  if (things === 0) return '';
+  return `\n${things} more, ${bytes(waiting)}, go when their grace period is over (--grace 0 takes them now)`;
 }
 
 function pinnedText(pinned: number): string {

@@ -306,6 +306,8 @@ export interface GcReport {
   freed: number;
   /** Of `bytes`: still held by mounts elsewhere. */
   pinned: number;
+  /** What nothing needs either, but whose grace period is not over. */
+  waiting: { things: number; bytes: number };
   durationMs: number;
 }
 

@@ -15,6 +15,8 @@ import type { StoredDocument } from './host.js';
 import type { ImageConfig } from './types.js';
 
 const HEX_PREFIX = /^(?:sha256:)?([0-9a-f]{4,64})$/;
+/** The last part of a repository's path, whatever registry and tag stand around it. */
+const REPOSITORY_NAME = /^(?:[\w.:-]+\/)*([a-z0-9._-]+)(?:[:@].*)?$/;
 
 /** An image whose layers are all stored and held by a lease. */
 export interface CompleteImage {
@@ -67,7 +69,7 @@ export class Images {
     if (first === undefined) {
       throw new LayerdError('IMAGE_NOT_FOUND', `no image has the name or id ${text}`, {
         details: { image: text },
-        hint: '`layerctl images` lists the images; `layerctl load FILE` brings one.',
+        hint: this.similarHint(text),
       });
     }
     if (matches.length > 1) {
@@ -77,6 +79,14 @@ export class Images {
       });
     }
     return first;
+  }
+
+  /** Names of another registry or tag, which people leave out. */
+  private similarHint(text: string): string {
+    const name = REPOSITORY_NAME.exec(text)?.[1];
+    const similar = name === undefined ? [] : this.context.reader.refsNamed(name);
+    if (similar.length === 0) return '`layerctl images` lists the images; `layerctl load FILE` brings one.';
+    return `There is ${similar.join(', ')}: \`layerctl images\` lists the images.`;
   }
 
   list(): ImageSummary[] {

@@ -266,6 +266,13 @@ export class MetadataReader {
       .map((row) => row.name);
   }
 
+  /** A few refs whose repository's path ends in `name` (letters, digits, dots and dashes). */
+  refsNamed(name: string): string[] {
+    return this.sql
+      .all<{ name: string }>('SELECT name FROM ref WHERE name GLOB ? ORDER BY name LIMIT 3', `*/${name}[:@]*`)
+      .map((row) => row.name);
+  }
+
   /** Names with the times when they were given. */
   refRows(imageRow: number): { name: string; updated: number }[] {
     return this.sql.all('SELECT name, updated FROM ref WHERE image_id = ? ORDER BY name', imageRow);

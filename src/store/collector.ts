@@ -83,8 +83,14 @@ export class Collector {
     await this.stock.clear();
   }
 
-  /** Collects now. Passes run one after the other. */
+  /** Collects now, and tells what is left for later. */
   async run(options: GcOptions = {}): Promise<GcReport> {
+    const report = await this.collect(options);
+    return { ...report, waiting: await this.waiting(report) };
+  }
+
+  /** Passes run one after the other. */
+  private async collect(options: GcOptions): Promise<Collection> {
     const pass = this.running.then(() => this.pass(options));
     this.running = pass.catch(() => undefined);
     const report = await pass;
@@ -98,7 +104,7 @@ export class Collector {
     return { ...report, freed: report.bytes - report.pinned };
   }
 
-  private async pass(options: GcOptions): Promise<GcReport> {
+  private async pass(options: GcOptions): Promise<Collection> {
     const started = performance.now();
     const dryRun = options.dryRun ?? false;
     const { writer, log } = this.context;
@@ -111,7 +117,7 @@ export class Collector {
     const trees = await this.trees.unneeded();
     const partials = await this.measured(collected.partials);
     const removed = [...rowsOf(collected, trees), ...partials];
-    const bytes = removed.reduce((sum, row) => sum + row.bytes, 0);
+    const bytes = bytesOf(removed);
     let pinned = 0;
     if (!dryRun) {
       pinned = await this.toTrash(collected, trash);
@@ -124,6 +130,18 @@ export class Collector {
       await writer.run('trimEvents', { keep: this.settings.maxEvents });
     }
     return { dryRun, removed, bytes, freed: 0, pinned, durationMs: elapsedMs(started) };
+  }
+
+  /** What a collection without a grace period would take beyond the one that is reported. */
+  private async waiting({ dryRun, removed }: Collection): Promise<GcReport['waiting']> {
+    const { writer, reader } = this.context;
+    if (reader.counts().candidates === 0) return { things: 0, bytes: 0 };
+    const { buildCache } = this.settings;
+    const collected = await writer.run('collect', { graceMs: 0, dryRun: true, buildCache });
+    const all = rowsOf(collected, []).concat(await this.measured(collected.partials));
+    const told = new Set(dryRun ? removed.map(keyOf) : []);
+    const later = all.filter((row) => !told.has(keyOf(row)));
+    return { things: later.length, bytes: bytesOf(later) };
   }
 
   /** Beginnings of blobs grow without their rows being told: what they occupy is looked up. */
@@ -201,7 +219,7 @@ export class Collector {
   private async onTimer(): Promise<void> {
     this.timer = null;
     try {
-      await this.run();
+      await this.collect({});
     } catch (thrown) {
       this.context.log.error({ error: toLayerdError(thrown).toBody() }, 'garbage collection failed');
     }
@@ -209,6 +227,17 @@ export class Collector {
     if (this.context.reader.counts().candidates > 0) this.soon();
     this.next();
   }
+}
+
+/** What there is to tell of a collection, before anybody has looked at what it left. */
+type Collection = Omit<GcReport, 'waiting'>;
+
+function keyOf({ kind, id, bytes }: GcReport['removed'][number]): string {
+  return `${kind} ${id} ${bytes}`;
+}
+
+function bytesOf(rows: GcReport['removed']): number {
+  return rows.reduce((sum, row) => sum + row.bytes, 0);
 }
 
 /** What lost its row, by the names that it has on disk. */

@@ -63,13 +63,16 @@ export class Explainer {
     return report(subject, 'container', [[root]], '');
   }
 
-  /** Which row a path below the root belongs to. */
+  /** Which row a path below the root belongs to, or below the run directory, where what is in the root is mounted. */
   private path(subject: string): WhyReport {
     const { places, staging, stock } = this.context;
-    const [room = '', name = ''] = relative(places.root, subject).split(sep);
+    const [mounts = '', mounted = ''] = relative(places.run, subject).split(sep);
+    const [room = '', name = ''] =
+      mounts in MOUNTED ? [MOUNTED[mounts], mounted] : relative(places.root, subject).split(sep);
     if (room === '..') {
       throw new LayerdError('INVALID_ARGUMENT', `${subject} is not below the root ${places.root}`, {
         details: { path: subject, root: places.root },
+        hint: 'Give a path below the root, or below RUN/l, RUN/m or RUN/t, where it is mounted.',
       });
     }
     const known = name === '' ? null : this.inRoom(subject, room, name);
@@ -139,6 +142,9 @@ export class Explainer {
     ];
   }
 }
+
+/** Where below the root lies what is mounted in these directories below the run directory. */
+const MOUNTED: Record<string, string> = { l: 'l', m: 's', t: 't' };
 
 /** What the root and the directories below it are for. */
 const ROOMS: Record<string, string> = {

@@ -29,7 +29,11 @@ describeWith('garbage', needsFixtures(), () => {
     await withStore({ driver: 'overlay2' }, async (store) => {
       await load(store);
       await store.engine.removeImage(REF, {});
-      expect((await store.engine.gc({ wait: true })).removed).toEqual([]);
+      const foretold = await store.engine.gc({ dryRun: true, grace: 0 });
+      expect(foretold.waiting).toEqual({ things: 0, bytes: 0 });
+      const waiting = { things: 3, bytes: foretold.bytes };
+      expect(await store.engine.gc({ dryRun: true })).toMatchObject({ removed: [], waiting });
+      expect(await store.engine.gc({ wait: true })).toMatchObject({ removed: [], waiting });
       expect(layerCount(store)).toBe(3);
       await load(store);
       expect((await store.collect()).removed).toEqual([]);

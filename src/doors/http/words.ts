@@ -263,6 +263,7 @@ export const COMPONENTS: Record<string, Schema> = {
     bytes: natural,
     freed: natural,
     pinned: natural,
+    waiting: object<GcReport['waiting']>({ things: natural, bytes: natural }),
     durationMs: number,
   }),
   Problem: object<Problem>({
