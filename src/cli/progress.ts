@@ -99,8 +99,11 @@ function isDone({ done, total, phase }: Progress): boolean {
 }
 
 function label({ phase, subject }: Progress): string {
-  return subject === '' ? phase : `${phase} ${shortId(subject)}`;
+  return subject === '' ? phase : `${phase} ${shortId(MEMBER.exec(subject)?.[1] ?? subject)}`;
 }
+
+/** Members of archives that streams name before their digests are known: `blobs/sha256/HEX`, `HEX/layer.tar`. */
+const MEMBER = /(?:^|\/)([0-9a-f]{64})(?:\/layer\.tar|\.tar)?$/;
 
 function amount(count: number, { phase }: Progress): string {
   if (phase === 'image') return 'complete';

@@ -133,6 +133,16 @@ describe('progress', () => {
     expect(written()).toBe(`layer ${shortId(layer)}: 100 B\npresent ${shortId(sha256('other'))}: already there\n`);
   });
 
+  it('shortens what members of archives are called', () => {
+    const { view: shown, written } = view(false);
+    const hex = layer.slice('sha256:'.length);
+    for (const subject of [`blobs/sha256/${hex}`, `${hex}/layer.tar`, 'layers/app.tar']) {
+      shown.update(step(1, 1, { subject }));
+    }
+    const short = shortId(layer);
+    expect(written()).toBe(`layer ${short}: 1 B\nlayer ${short}: 1 B\nlayer layers/app.tar: 1 B\n`);
+  });
+
   it('shows bytes, rate and time left on a terminal', () => {
     const { view: shown, tick, written } = view(true);
     shown.update(step(0, 4_000_000));
