@@ -2,7 +2,6 @@
 import { mkdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
 import { decodeHeader, PREFIX_BYTES, type CatalogFacts } from '../src/content/catalog.js';
 import { catalogFile, writeCatalog } from '../src/content/catalog-file.js';
 import type { LayerSink, LayerTree, StoredFacts } from '../src/content/sink.js';
@@ -58,7 +57,8 @@ abstract class WholeTarSink implements LayerSink {
   }
 
   abstract bytes(chunk: Buffer): Promise<void> | undefined;
-  abstract commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts>;
+  abstract commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<void>;
+  abstract settle(synced: boolean): Promise<StoredFacts>;
   abstract abort(): Promise<void>;
 }
 
@@ -66,6 +66,8 @@ abstract class WholeTarSink implements LayerSink {
 export class TarSink extends WholeTarSink {
   private readonly options: TarSinkOptions;
   private readonly tar: TarFileWriter;
+  /** The files beside the tar. */
+  private beside: string[] = [];
 
   constructor(options: TarSinkOptions) {
     super(options.driver);
@@ -74,20 +76,28 @@ export class TarSink extends WholeTarSink {
     this.tar = new TarFileWriter(tarFile(options.directory));
   }
 
-  bytes(chunk: Buffer): Promise<void> {
+  bytes(chunk: Buffer): Promise<void> | undefined {
     return this.tar.write(chunk);
   }
 
-  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
-    const { directory, dropCache } = this.options;
-    const syncing = this.tar.finish({ dropCache });
+  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
+    const flushing = this.tar.flush(); // on its thread, while this one writes what is beside
     try {
-      await setImmediate(); // lets the sync of the tar start on its thread: it runs while this one writes what is beside
-      await this.finish(tree, catalog);
+      this.beside = this.writeAll(tree, catalog);
     } finally {
-      await syncing; // also on failure: abort() must find the descriptor at rest
+      await flushing; // also on failure: abort() must find the descriptor at rest
     }
-    await syncPaths([directory, dirname(directory)]);
+  }
+
+  async settle(synced: boolean): Promise<StoredFacts> {
+    const { directory, dropCache } = this.options;
+    if (synced) await this.tar.close({ dropCache });
+    else {
+      // All at once: where there is a journal, one commit of it serves them.
+      const outcomes = await Promise.allSettled([this.tar.finish({ dropCache }), syncPaths(this.beside)]);
+      for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+      await syncPaths([directory, dirname(directory)]);
+    }
     return measureTree(directory);
   }
 
@@ -96,13 +106,13 @@ export class TarSink extends WholeTarSink {
     await rm(this.options.directory, { recursive: true, force: true });
   }
 
-  private async finish(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
+  private writeAll(tree: LayerTree, catalog: readonly Buffer[]): string[] {
     const { directory, writeBeside } = this.options;
     const path = catalogFile(directory);
     const { diffId, size } = factsOf(catalog, path);
     const written = writeBeside({ directory, diffId, size, tree });
     writeCatalog(path, catalog);
-    await syncPaths([...written, path]);
+    return [...written, path];
   }
 }
 
@@ -119,8 +129,11 @@ export class CatalogSink extends WholeTarSink {
     return undefined;
   }
 
-  async commit(_tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+  async commit(_tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
     replaceFile(this.path, (part) => writeCatalog(part, catalog));
+  }
+
+  async settle(): Promise<StoredFacts> {
     return measureTree(dirname(this.path));
   }
 

@@ -45,6 +45,8 @@ interface OpenFile {
 export class TreeSink implements LayerSink {
   readonly driver = 'overlay2';
   private readonly directory: string;
+  /** Open from the start: it is told of writes that fail before the sync, too. */
+  private syncFd: number | null;
   private rootFd: number | null;
   private readonly cursor: DirectoryCursor;
   private readonly linkCursor: DirectoryCursor;
@@ -56,6 +58,7 @@ export class TreeSink implements LayerSink {
   constructor(directory: string) {
     this.directory = directory;
     createPlainDirectory(directory);
+    this.syncFd = openSync(directory, 'r');
     mkdirSync(treeOf(directory), { mode: 0o755 });
     const rootFd = openSync(treeOf(directory), O_PATH | O_CLOEXEC | constants.O_DIRECTORY);
     this.rootFd = rootFd;
@@ -89,17 +92,16 @@ export class TreeSink implements LayerSink {
     this.finishOpen();
   }
 
-  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
     this.finishDirectories(tree.root);
-    this.closeAll();
+    this.closeTree();
     writeCatalog(catalogFile(this.directory), catalog);
-    const fd = openSync(this.directory, 'r');
-    try {
-      // One sync for thousands of files; the directory's own name in l/ is durable with it.
-      syncfs(fd);
-    } finally {
-      closeSync(fd);
-    }
+  }
+
+  async settle(synced: boolean): Promise<StoredFacts> {
+    // One sync for thousands of files; the directory's own name in l/ is durable with it.
+    if (!synced && this.syncFd !== null) syncfs(this.syncFd);
+    this.closeAll();
     return measureTree(this.directory);
   }
 
@@ -209,6 +211,12 @@ export class TreeSink implements LayerSink {
   }
 
   private closeAll(): void {
+    this.closeTree();
+    if (this.syncFd !== null) closeSync(this.syncFd);
+    this.syncFd = null;
+  }
+
+  private closeTree(): void {
     if (this.open !== null) close(this.open.fd);
     this.open = null;
     this.cursor.close();

@@ -11,7 +11,7 @@
  */
 import { createHash } from 'node:crypto';
 import { promisify } from 'node:util';
-import { deflateRaw, inflateRawSync } from 'node:zlib';
+import { deflateRaw, deflateRawSync, inflateRawSync } from 'node:zlib';
 import { isDigest, sha256, type Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type { DriverName } from '../core/words.js';
@@ -52,6 +52,8 @@ export const PREFIX_BYTES = 'layerd catalog 1 0000000000 sha256:'.length + 64 + 
 const PREFIX = /^layerd catalog (\d+) (\d{10}) sha256:([0-9a-f]{64})\n$/;
 
 const BLOCK_BYTES = 1024 * 1024;
+/** Of the first block: enough for a tiny layer as a whole. */
+const FIRST_BLOCK_BYTES = 32 * 1024;
 const RAW = 1;
 const PAYLOAD = 2;
 const RAW_PREFIX_BYTES = 5;
@@ -60,7 +62,10 @@ const PAYLOAD_BYTES = 9;
 const WAITING_BLOCKS = 3;
 
 // Headers are mostly zeros and repetition: level 1 makes 1/27 of them at 630 MB/s, higher levels gain next to nothing.
-const deflate = promisify(deflateRaw) as (bytes: Buffer, options: { level: number }) => Promise<Buffer>;
+const LEVEL = { level: 1 };
+const deflate = promisify(deflateRaw) as (bytes: Buffer, options: typeof LEVEL) => Promise<Buffer>;
+/** Less than this is deflated where it is: the way to another thread and back would take longer. */
+const HERE_BYTES = 64 * 1024;
 
 /** Takes a tar apart as it streams by. Blocks are deflated on another thread meanwhile. */
 export class CatalogBuilder {
@@ -80,7 +85,7 @@ export class CatalogBuilder {
       const copied = chunk.copy(block, this.filled, done);
       this.filled += copied;
       done += copied;
-      if (this.filled === BLOCK_BYTES) this.flush();
+      if (this.filled === block.length) this.flush();
     }
   }
 
@@ -122,8 +127,8 @@ export class CatalogBuilder {
   }
 
   private withRoom(bytes: number): Buffer {
-    if (this.filled + bytes > BLOCK_BYTES) this.flush();
-    this.block ??= Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    if (this.block !== null && this.filled + bytes > this.block.length) this.flush();
+    this.block ??= Buffer.allocUnsafeSlow(this.blocks.length === 0 ? FIRST_BLOCK_BYTES : BLOCK_BYTES);
     return this.block;
   }
 
@@ -140,7 +145,7 @@ export class CatalogBuilder {
   private async pack(full: Buffer): Promise<{ entry: BlockEntry; bytes: Buffer }> {
     this.waiting += 1;
     try {
-      const bytes = await deflate(full, { level: 1 });
+      const bytes = full.length < HERE_BYTES ? deflateRawSync(full, LEVEL) : await deflate(full, LEVEL);
       return { entry: { stored: bytes.length, size: full.length, sha256: hexDigest(bytes) }, bytes };
     } finally {
       this.waiting -= 1;

@@ -1,4 +1,4 @@
-import { close, open, read } from 'node:fs';
+import { close, closeSync, open, openSync, read, readSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { LayerdError } from '../core/errors.js';
 
@@ -13,6 +13,10 @@ const CHUNK_BYTES = 1024 * 1024;
  * for the purpose, or a descriptor, left open. Throws ARCHIVE_TRUNCATED where the file ends before the region does.
  */
 export async function* fileSource(file: string | number, offset: number, length: number): AsyncGenerator<Buffer> {
+  if (typeof file === 'string' && length <= AT_ONCE_BYTES) {
+    yield* fewBytes(file, offset, length);
+    return;
+  }
   const fd = typeof file === 'number' ? file : await openFile(file, 'r');
   const reader = new RegionReader(fd, typeof file === 'number' ? `descriptor ${file}` : file, offset, length);
   let reading = reader.next();
@@ -29,6 +33,24 @@ export async function* fileSource(file: string | number, offset: number, length:
     await reading.catch(() => undefined);
     if (typeof file === 'string') await closeFile(fd);
   }
+}
+
+/** Less than this is read without the way to another thread and back, which would take longer. */
+const AT_ONCE_BYTES = 128 * 1024;
+
+function* fewBytes(file: string, offset: number, length: number): Generator<Buffer> {
+  const chunk = Buffer.allocUnsafeSlow(length);
+  const fd = openSync(file, 'r');
+  try {
+    for (let filled = 0; filled < length;) {
+      const bytes = readSync(fd, chunk, filled, length - filled, offset + filled);
+      if (bytes === 0) throw truncated(file, offset, { expected: length, found: filled });
+      filled += bytes;
+    }
+  } finally {
+    closeSync(fd);
+  }
+  if (length > 0) yield chunk;
 }
 
 class RegionReader {
@@ -67,14 +89,22 @@ class RegionReader {
   }
 
   private truncated(): LayerdError {
-    const found = this.position - this.start;
-    return new LayerdError(
-      'ARCHIVE_TRUNCATED',
-      `${this.name} ends at byte ${this.position}: expected ${this.end - this.start} bytes from byte ${this.start}, found ${found}`,
-      {
-        details: { file: this.name, offset: this.start, expected: this.end - this.start, found },
-        hint: 'The file was cut off, or changed while it was read: fetch or make it again.',
-      },
-    );
+    const { name, start, end, position } = this;
+    return truncated(name, start, { expected: end - start, found: position - start });
   }
+}
+
+function truncated(
+  file: string,
+  offset: number,
+  { expected, found }: Record<'expected' | 'found', number>,
+): LayerdError {
+  return new LayerdError(
+    'ARCHIVE_TRUNCATED',
+    `${file} ends at byte ${offset + found}: expected ${expected} bytes from byte ${offset}, found ${found}`,
+    {
+      details: { file, offset, expected, found },
+      hint: 'The file was cut off, or changed while it was read: fetch or make it again.',
+    },
+  );
 }

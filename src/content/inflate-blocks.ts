@@ -6,7 +6,10 @@ import type { ByteSource } from './source.js';
 /** A native decoder of one compressed stream. Calls never overlap. */
 export interface BlockDecoder {
   readonly compression: Compression;
-  /** Decodes what it can of `input` into `output` on another thread; both stay untouched until the promise is done. */
+  /**
+   * Decodes what it can of `input` into `output`, on another thread where that is worth the way; both stay untouched
+   * until the promise is done.
+   */
   step(input: Buffer, output: Buffer): Promise<{ read: number; written: number }>;
   /** The input is at its end. Throws COMPRESSION_INVALID unless the stream is whole. */
   finish(): void;
@@ -27,6 +30,8 @@ export interface InflateOptions {
 // 2 MiB 98 %, larger ones gain nothing.
 const SLAB_BYTES = 2 * 1024 * 1024;
 const PIECE_BYTES = 1024 * 1024;
+/** Of the first slab: enough for a tiny layer as a whole. */
+const FIRST_SLAB_BYTES = 128 * 1024;
 
 /**
  * Runs a decoder one slab ahead of the consumer: while it looks at one, the other fills on another thread. Holds two
@@ -39,14 +44,15 @@ export async function* inflateBlocks(
 ): AsyncGenerator<Buffer> {
   const decoder = makeDecoder();
   const filler = new SlabFiller(source, decoder, options);
-  let slab: Buffer = Buffer.allocUnsafeSlow(SLAB_BYTES);
+  let slab: Buffer = Buffer.allocUnsafeSlow(FIRST_SLAB_BYTES);
   let spare: Buffer | null = null;
   let filling = filler.fill(slab);
   try {
     for (;;) {
       const length = await filling;
       if (length === 0) return;
-      spare ??= filler.done ? Buffer.alloc(0) : Buffer.allocUnsafeSlow(SLAB_BYTES);
+      if (filler.done) spare ??= Buffer.alloc(0);
+      else if (spare === null || spare.length < SLAB_BYTES) spare = Buffer.allocUnsafeSlow(SLAB_BYTES);
       filling = filler.fill(spare);
       filling.catch(() => undefined); // looked at above, when the consumer comes back
       for (let at = 0; at < length; at += PIECE_BYTES) yield slab.subarray(at, Math.min(length, at + PIECE_BYTES));

@@ -17,6 +17,9 @@ const CRC_FLAG = 21_172;
 /** The struct has 87,368 bytes; the slack costs nothing and keeps a library with a longer one within bounds. */
 const STATE_BYTES = 160 * 1024;
 
+/** Below this the way to another thread and back takes longer than the work. */
+const HERE_BYTES = 128 * 1024;
+
 const BLOCK_FINISH = 5;
 /** ISAL_GZIP_NO_HDR_VER: raw deflate, then the trailer, verified. ISA-L's own header reader forgets flags between calls. */
 const GZIP_AFTER_HEADER = 6;
@@ -144,7 +147,8 @@ class IsalDecoder implements BlockDecoder {
   async step(input: Buffer, output: Buffer): Promise<{ read: number; written: number }> {
     if (this.header !== null) return { read: this.readHeader(this.header, input), written: 0 };
     this.state.point(input, output);
-    const result = await onThread(this.isal.inflate, this.state.bytes);
+    const few = input.length <= HERE_BYTES && output.length <= HERE_BYTES;
+    const result = few ? this.isal.inflate(this.state.bytes) : await onThread(this.isal.inflate, this.state.bytes);
     const moved = this.state.moved();
     this.offset += moved.read;
     if (result < 0) throw invalidStream('gzip', ERRORS[result] ?? `cannot be inflated (ISA-L: ${result})`, this.offset);

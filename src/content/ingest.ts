@@ -58,10 +58,18 @@ export interface Ingested {
   facts: StoredFacts;
 }
 
+/** For {@link Unsettled.settle}: the layer makes itself durable. */
+export const NOT_SYNCED = Promise.resolve(false);
+
+/** A layer that is verified and complete on disk, and durable when `settle` has returned: see {@link LayerSink.settle}. */
+export interface Unsettled {
+  settle(synced: Promise<boolean>): Promise<Ingested>;
+}
+
 /**
- * Stores the layer that `source` gives, plain or compressed, through `sink`. The digests are compared before the sink
- * commits; whatever fails, the sink is aborted, and the error comes out: BLOB_DIGEST_MISMATCH, DIFF_ID_MISMATCH,
- * COMPRESSION_*, TAR_*, LAYER_LIMIT, CANCELLED, or what the source or the sink threw.
+ * Stores the layer that `source` gives, plain or compressed, through `sink`; durable when this returns. The digests are
+ * compared before the sink commits; whatever fails, the sink is aborted, and the error comes out: BLOB_DIGEST_MISMATCH,
+ * DIFF_ID_MISMATCH, COMPRESSION_*, TAR_*, LAYER_LIMIT, CANCELLED, or what the source or the sink threw.
  */
 export async function ingest(
   source: ByteSource,
@@ -69,6 +77,17 @@ export async function ingest(
   expect: Expectation,
   hooks: IngestHooks = {},
 ): Promise<Ingested> {
+  const layer = await takeIn(source, sink, expect, hooks);
+  return layer.settle(NOT_SYNCED);
+}
+
+/** The same for one of several that are made durable together. */
+export async function takeIn(
+  source: ByteSource,
+  sink: LayerSink,
+  expect: Expectation,
+  hooks: IngestHooks = {},
+): Promise<Unsettled> {
   const stop = new AbortController();
   const signal = hooks.signal === undefined ? stop.signal : AbortSignal.any([hooks.signal, stop.signal]);
   const intake = new Intake(sink, hooks, expect.maxEntries);
@@ -87,7 +106,17 @@ export async function ingest(
         throw thrown;
       }
     }
-    return await intake.finish(blob.compression, expect);
+    const layer = await intake.finish(blob.compression, expect);
+    return { settle: (synced) => orAborted(sink, async () => ({ ...layer, facts: await sink.settle(await synced) })) };
+  } catch (thrown) {
+    return orAborted(sink, () => Promise.reject(thrown as Error));
+  }
+}
+
+/** Whatever `work` throws, the sink is aborted. */
+async function orAborted<T>(sink: LayerSink, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
   } catch (thrown) {
     // What abort() leaves behind has no row: recovery removes it. The error that is told is the one that came first.
     await sink.abort().catch(() => undefined);
@@ -159,7 +188,7 @@ class Intake implements TarHandler {
   }
 
   /** The source is at its end: is it what was expected? Then it is committed. */
-  async finish(compression: Compression, expect: Expectation): Promise<Ingested> {
+  async finish(compression: Compression, expect: Expectation): Promise<Omit<Ingested, 'facts'>> {
     const { entries, bytes: size } = this.scanner.finish();
     const diffId = this.tarDigester.digest();
     const blobDigest = compression === 'none' ? diffId : this.blobDigester.digest();
@@ -176,7 +205,7 @@ class Intake implements TarHandler {
       implied,
       created: Date.now(),
     });
-    const facts = await this.sink.commit(this.tree, catalog);
+    await this.sink.commit(this.tree, catalog);
     return {
       diffId,
       blobDigest,
@@ -187,7 +216,6 @@ class Intake implements TarHandler {
       opaqueRoot,
       implied: implied > 0,
       root: rootOf(this.tree.root),
-      facts,
     };
   }
 }

@@ -33,8 +33,8 @@ export interface StoredFacts {
 /**
  * Takes one layer while its bytes stream by; made by a driver, driven by ingest(). Calls come in the order of the tar:
  * for every chunk first `bytes(chunk)`, then, for what the chunk completes, `step`, `payload`…, `payloadEnd`.
- * `payloadEnd` comes for every entry of type 'file', an empty one too. `commit` ends it if it does not throw; whatever
- * throws, `commit` included, `abort` follows.
+ * `payloadEnd` comes for every entry of type 'file', an empty one too. `commit` and then `settle` end it; whatever throws,
+ * these two included, `abort` follows.
  */
 export interface LayerSink {
   /** Who keeps the layer; the catalog says so. */
@@ -46,10 +46,12 @@ export interface LayerSink {
   payload(chunk: Buffer): void;
   payloadEnd(): void;
   /**
-   * The tar is whole and its digests are right: complete the layer, write `catalog` into its directory, make all of it
-   * durable. `catalog` is the finished catalog file.
+   * The tar is whole and its digests are right: complete the layer, write `catalog`, the finished catalog file, into its
+   * directory. All of it is on its way to the disk then, and nothing need be durable.
    */
-  commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts>;
+  commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<void>;
+  /** Makes the layer durable, the name of its directory too. `synced`: its file system has been synced since `commit`. */
+  settle(synced: boolean): Promise<StoredFacts>;
   /** Leaves nothing behind (best effort: recovery removes what a crash leaves). */
   abort(): Promise<void>;
 }

@@ -15,11 +15,19 @@ export async function* gathered(source: ByteSource, minimum: number): AsyncGener
       yield chunk;
       continue;
     }
-    buffer ??= Buffer.allocUnsafeSlow(2 * minimum);
+    if (buffer === null)
+      buffer = Buffer.allocUnsafeSlow(chunk.length); // often there is no more
+    else if (buffer.length < filled + chunk.length) buffer = enlarged(buffer, filled, 2 * minimum);
     filled += chunk.copy(buffer, filled);
     if (filled < minimum) continue;
     yield buffer.subarray(0, filled);
     filled = 0;
   }
   if (buffer !== null && filled > 0) yield buffer.subarray(0, filled);
+}
+
+function enlarged(buffer: Buffer, filled: number, length: number): Buffer {
+  const larger = Buffer.allocUnsafeSlow(length);
+  buffer.copy(larger, 0, 0, filled);
+  return larger;
 }

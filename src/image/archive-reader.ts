@@ -154,8 +154,11 @@ function parsedImage(image: PlannedImage, stored: ReadonlyMap<Digest, ObtainedLa
   return { ...image, layers, platform: image.config.parsed.platform };
 }
 
-/** The host limits how many layers are worked on; this limits how many files are open for it. */
-const LAYERS_AT_ONCE = 32;
+/**
+ * The host limits how many layers are worked on; this limits how many files are open for it. It sees all layers of nearly
+ * every image at once, and can do the small ones together.
+ */
+const LAYERS_AT_ONCE = 128;
 
 /** Has every layer stored, each diff ID once. The first failure stops the others; none is left running. */
 async function obtainLayers(

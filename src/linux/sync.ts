@@ -43,7 +43,15 @@ export function syncFileRange(fd: number, offset: number, length: number, flags:
  * error must be heeded: the kernel tells a failed writeback once, and fsync would not tell it again.
  */
 export function writeBack(fd: number, offset: number, length: number): Promise<void> {
-  const flags = SYNC_RANGE.waitBefore | SYNC_RANGE.write | SYNC_RANGE.waitAfter;
+  return syncFileRangeElsewhere(fd, offset, length, SYNC_RANGE.waitBefore | SYNC_RANGE.write | SYNC_RANGE.waitAfter);
+}
+
+/** Starts writeback of a part of a file, on a thread of libuv's pool: where the disk's queue is full, that waits, too. */
+export function startWriteBack(fd: number, offset: number, length: number): Promise<void> {
+  return syncFileRangeElsewhere(fd, offset, length, SYNC_RANGE.write);
+}
+
+function syncFileRangeElsewhere(fd: number, offset: number, length: number, flags: number): Promise<void> {
   return new Promise((resolve, reject) => {
     libc().syncFileRange.async(fd, offset, length, flags, (error, result) => {
       if (error !== null) reject(error);

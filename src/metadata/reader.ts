@@ -390,6 +390,11 @@ export class MetadataReader {
     return this.sql.get<{ value: string }>("SELECT value FROM store WHERE key = 'driver'")?.value ?? null;
   }
 
+  /** There is no layer. */
+  isEmpty(): boolean {
+    return this.sql.get('SELECT 1 FROM layer LIMIT 1') === undefined;
+  }
+
   counts(): { images: number; layers: number; containers: number; leases: number; candidates: number } {
     const row = this.sql.get<{
       images: number;

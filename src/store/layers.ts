@@ -4,6 +4,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { StoredLayer } from '../../drivers/driver.js';
 import type { Digest } from '../core/digest.js';
 import { LayerdError, toLayerdError } from '../core/errors.js';
+import { Gathered } from '../core/gathered.js';
 import type { DriverName } from '../core/words.js';
 import type { StoredFacts } from '../content/sink.js';
 import type { LayerRow, StackedRow } from '../metadata/rows.js';
@@ -16,6 +17,7 @@ import type { BlobOrigin, ByteProgress, CompressedBlob, IngestResult } from '../
 import type { Lane } from '../workers/pool.js';
 import { newDir, storedLayer, type StoreContext } from './context.js';
 import { moveToTrash } from './leftovers.js';
+import { FileLayers } from './file-layers.js';
 import { Partials, type PartialBlob } from './partials.js';
 
 /**
@@ -58,10 +60,15 @@ export class Layers {
   /** What is on its way in, by diff ID and by blob digest: two loads of one layer do the work once. */
   private readonly arriving = new Map<Digest, Promise<void>>();
   private readonly partials: Partials;
+  private readonly files: FileLayers;
+  /** Looks at the files of layers, each at the copies of one. */
+  private readonly looks: Gathered<readonly StoredLayer[], boolean[]>;
 
   constructor(context: StoreContext) {
     this.context = context;
     this.partials = new Partials(context);
+    this.files = new FileLayers(context.pool);
+    this.looks = new Gathered((layers) => this.look(layers));
   }
 
   /**
@@ -74,20 +81,31 @@ export class Layers {
     leaseId: string,
     keepBlob = this.context.keepBlobs,
   ): Promise<LayerRow | null> {
-    const { reader, writer, pool } = this.context;
+    const { reader, writer } = this.context;
     const { diffId, blobDigest } = candidate;
     const known = diffId ?? (blobDigest && (reader.blob(blobDigest)?.diff_id ?? blobDigest));
     const layer = known === undefined ? undefined : reader.layer(known);
     if (layer === undefined) return null;
     // A blob that was never seen compressed, but has the digest of a layer's tar, is that tar.
     const copies = reader.storedLayers(layer.id).filter((row) => row.damaged === 0);
-    const whole = await pool.run('short', 'layers.look', { layers: copies.map(storedLayer) });
+    const whole = await this.looks.run(copies.map(storedLayer));
     for (const { dir } of copies.filter((_row, index) => whole[index] === false)) {
       await writer.run('markDamaged', { dir, damaged: true });
     }
     const keptBlob = keepBlob && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
     const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });
     return held ? layer : null;
+  }
+
+  /** One hop for all that are asked for at a time. */
+  private look(layers: readonly (readonly StoredLayer[])[]): Promise<boolean[]>[] {
+    const looked = this.context.pool.run('short', 'layers.look', { layers: layers.flat() });
+    let end = 0;
+    return layers.map(async ({ length }) => {
+      const from = end;
+      end += length;
+      return (await looked).slice(from, from + length);
+    });
   }
 
   /** A whole layer, put under the lease, whose tar has this size and begins so. */
@@ -264,7 +282,9 @@ export class Layers {
         { driver, dir, origin, expect, keepBlob, part },
         { ports, signal: request.signal, progress: request.progress },
       );
-    if ('path' in source) return run('bulk', source);
+    if ('path' in source) {
+      return this.files.ingest({ args: { driver, dir, origin: source, expect, keepBlob, part }, ...request });
+    }
     const { writer: ours, reader: theirs } = byteChannel();
     if ('stream' in source) return withPump(run('bulk', 'port', [theirs]), pumpBytes(source.stream, ours));
     if (part !== null && part.have > 0) request.progress({ bytesIn: part.have, bytesOut: 0, resumed: true });

@@ -4,7 +4,7 @@ import type { Drivers } from '../../drivers/index.js';
 import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { toBuffer } from '../core/bytes.js';
 import type { Digest } from '../core/digest.js';
-import { LayerdError } from '../core/errors.js';
+import { LayerdError, toLayerdError, type ErrorBody } from '../core/errors.js';
 import type { EngineConfig } from '../core/engine-config.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
@@ -13,17 +13,25 @@ import { catalogFile, catalogTree, readCatalogFacts } from '../content/catalog-f
 import { deflate, type DeflateCompression } from '../content/deflate.js';
 import { newDigester } from '../content/digesting.js';
 import { fileSource } from '../content/file-source.js';
-import { ingest, rootOf, type Expectation, type Ingested } from '../content/ingest.js';
+import { NOT_SYNCED, rootOf, takeIn, type Expectation, type Ingested, type Unsettled } from '../content/ingest.js';
 import { inheritedFile, readInherited } from '../content/inherited.js';
 import { inheritedDirectories } from '../content/merge.js';
 import type { InheritedDirectory, StoredFacts } from '../content/sink.js';
 import type { ByteSource } from '../content/source.js';
+import { WholeSync } from '../disk/sync.js';
 import { measureTree } from '../disk/usage.js';
 import { pumpBytes, readBytes } from './byte-channel.js';
 import { portOf, type JobContext } from './job.js';
 
-/** Where the bytes of a layer come from: a region of a file, or the job's port. */
-export type BlobOrigin = { path: string; offset: number; length: number } | 'port';
+/** A region of a file. */
+export interface FileRegion {
+  path: string;
+  offset: number;
+  length: number;
+}
+
+/** Where the bytes of a layer come from: a file, or the job's port. */
+export type BlobOrigin = FileRegion | 'port';
 
 export interface IngestArgs {
   driver: DriverName;
@@ -37,6 +45,12 @@ export interface IngestArgs {
 }
 
 export type IngestResult = Ingested & { keptBytes: number | null };
+
+/** One of several small layers that are taken in together. */
+export type SmallLayer = Pick<IngestArgs, 'driver' | 'dir' | 'expect'> & { origin: FileRegion };
+
+/** What became of one of them. */
+export type SmallOutcome = Ingested | ErrorBody;
 
 export interface CompressArgs {
   layer: StoredLayer;
@@ -76,14 +90,14 @@ const PROGRESS_MS = 100;
 export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig['limits']) {
   const keeper = (layer: StoredLayer) => drivers(layer.driver).layers;
 
-  const runIngest = async (
+  const begin = async (
     source: ByteSource,
     args: Pick<IngestArgs, 'driver' | 'dir' | 'expect'>,
     context: JobContext,
-  ): Promise<Ingested> => {
+  ): Promise<Unsettled> => {
     let told = 0;
     const expect = { ...args.expect, maxSize: limits.layerBytes, maxEntries: limits.layerEntries };
-    return ingest(source, drivers(args.driver).layers.begin(args.dir), expect, {
+    return takeIn(source, drivers(args.driver).layers.begin(args.dir), expect, {
       signal: context.signal,
       progress: (bytesIn, bytesOut) => {
         const now = performance.now();
@@ -93,6 +107,9 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
       },
     });
   };
+
+  const runIngest = async (...of: Parameters<typeof begin>): Promise<Ingested> =>
+    (await begin(...of)).settle(NOT_SYNCED);
 
   return {
     'layer.ingest': async (args: IngestArgs, context: JobContext): Promise<IngestResult> => {
@@ -113,6 +130,25 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
         if (part !== null && isInterruption(thrown)) await kept.leave();
         else await kept.discard();
         throw thrown;
+      }
+    },
+
+    /** Small layers, one after the other, that one sync of everything makes durable where that is cheap. */
+    'layers.ingest': async (args: { layers: SmallLayer[] }, context: JobContext): Promise<SmallOutcome[]> => {
+      const sync = new WholeSync(places.layers);
+      try {
+        const taken: (Unsettled | ErrorBody)[] = [];
+        for (const { origin, ...layer } of args.layers) {
+          const source = fileSource(origin.path, origin.offset, origin.length);
+          taken.push(await orError(begin(source, layer, context)));
+        }
+        const synced = sync.run();
+        synced.catch(() => undefined); // each of them tells it
+        return await Promise.all(
+          taken.map(async (layer) => ('settle' in layer ? orError(layer.settle(synced)) : layer)),
+        );
+      } finally {
+        sync.close();
       }
     },
 
@@ -209,6 +245,14 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
     'layer.repair': async (args: { layer: StoredLayer }): Promise<LayerFault[]> =>
       keeper(args.layer).repair(args.layer),
   };
+}
+
+async function orError<T>(work: Promise<T>): Promise<T | ErrorBody> {
+  try {
+    return await work;
+  } catch (thrown) {
+    return toLayerdError(thrown).toBody();
+  }
 }
 
 /** The bytes stopped coming; those that came may be right. */

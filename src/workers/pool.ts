@@ -65,6 +65,16 @@ export class WorkerPool {
     return this.lanes[lane].run(job, args, options);
   }
 
+  /** How many threads a lane may have. */
+  threads(lane: Lane): number {
+    return this.lanes[lane].threadsAtMost;
+  }
+
+  /** Starts the threads of a lane: work for them is on its way. */
+  prepare(lane: Lane): void {
+    this.lanes[lane].prepare();
+  }
+
   /** Jobs waiting and running in each lane, for metrics. */
   depth(): Record<Lane, number> {
     const depth = (lane: Lane): number => this.lanes[lane].depth;
@@ -132,6 +142,14 @@ class LaneQueue {
     });
   }
 
+  get threadsAtMost(): number {
+    return this.size.threads;
+  }
+
+  prepare(): void {
+    while (!this.closed && this.usable().length < this.size.threads) this.startThread();
+  }
+
   async close(): Promise<void> {
     this.closed = true;
     for (const call of this.waiting.splice(0)) call.reject(shuttingDown());
@@ -169,6 +187,10 @@ class LaneQueue {
       const least = usable.reduce((a, b) => (b.load < a.load ? b : a));
       return least.load < this.size.callsPerThread ? least : null;
     }
+    return this.startThread();
+  }
+
+  private startThread(): Thread {
     const thread = new Thread(
       this.name,
       this.settings,
@@ -218,6 +240,7 @@ class Thread {
       });
     });
     this.worker.unref();
+    this.rest(); // until it is called
   }
 
   /** How many calls it has. */
@@ -253,11 +276,15 @@ class Thread {
     this.running.delete(call.id);
     if (this.running.size === 0) {
       this.worker.unref();
-      this.idle = setTimeout(() => this.endIfMany(), IDLE_MS).unref();
+      this.rest();
     }
     if ('error' in message) call.reject(LayerdError.fromBody(message.error));
     else call.resolve(message.result);
     this.onFree();
+  }
+
+  private rest(): void {
+    this.idle = setTimeout(() => this.endIfMany(), IDLE_MS).unref();
   }
 
   private endIfMany(): void {

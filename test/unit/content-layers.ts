@@ -50,11 +50,15 @@ export class MemorySink implements LayerSink {
     this.calls.push('payloadEnd');
   }
 
-  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<StoredFacts> {
+  async commit(tree: LayerTree, catalog: readonly Buffer[]): Promise<void> {
     this.calls.push('commit');
     this.tree = tree;
     this.catalog = Buffer.concat(catalog);
     if (this.catalogPath !== null) writeCatalog(this.catalogPath, catalog);
+  }
+
+  async settle(): Promise<StoredFacts> {
+    this.calls.push('settle');
     return { disk: this.catalog.length, inodes: 1 };
   }
 

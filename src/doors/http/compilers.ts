@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import type * as AjvModule from 'ajv';
 import type { FastifyInstance, FastifyServerOptions, FastifySchemaCompiler } from 'fastify';
 import { invalidRequest } from './errors.js';
+import { isPlainlyRight } from './plain-check.js';
 import { COMPONENTS } from './words.js';
 
 const require = createRequire(import.meta.url);
@@ -29,6 +30,7 @@ function validators(): Validators {
 
 const compileValidator: FastifySchemaCompiler<Record<string, unknown>> = ({ schema, httpPart = 'body' }) => {
   return (data: unknown) => {
+    if (isPlainlyRight(schema, data, httpPart !== 'body')) return { value: data };
     const { strict, converting } = validators();
     const ajv = httpPart === 'body' ? strict : converting;
     const validate = ajv.compile(schema);

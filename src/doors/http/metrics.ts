@@ -10,6 +10,8 @@ interface Measured {
   elapsedMs: number;
 }
 
+const NOTED_AT_MOST = 1000;
+
 /** What is told of the door when it is asked. */
 export interface DoorState {
   requests: number;
@@ -21,13 +23,20 @@ export interface DoorState {
 export class DoorMetrics {
   private readonly now: () => DoorState;
   private metrics: Metrics | null = null;
+  /** What was measured before the library was there. */
+  private readonly noted: Measured[] = [];
 
   constructor(now: () => DoorState) {
     this.now = now;
   }
 
+  /**
+   * Loading the library takes as long as many requests: a daemon whose metrics nobody reads can do without for as long as
+   * a list of what was measured is short.
+   */
   observe(measured: Measured): void {
-    this.loaded().observe(measured);
+    if (this.metrics === null && this.noted.length < NOTED_AT_MOST) this.noted.push(measured);
+    else this.loaded().observe(measured);
   }
 
   /** Prometheus text format. */
@@ -35,9 +44,10 @@ export class DoorMetrics {
     return this.loaded().text();
   }
 
-  /** The library is loaded by the first request: it would be a good part of the daemon's start. */
   private loaded(): Metrics {
-    this.metrics ??= new Metrics(require('prom-client') as typeof Prometheus, this.now);
+    if (this.metrics !== null) return this.metrics;
+    this.metrics = new Metrics(require('prom-client') as typeof Prometheus, this.now);
+    for (const measured of this.noted.splice(0)) this.metrics.observe(measured);
     return this.metrics;
   }
 }
