@@ -225,6 +225,8 @@ export interface DriverModule {
   readonly auto: boolean;
   /** Its layers are directories that overlay takes as lowers, and its snapshots need such; else it makes trees of any layers. */
   readonly overlays: boolean;
+  /** A layer is its tar, whose bytes other threads write: one worker can take in several layers at a time. */
+  readonly keepsTars: boolean;
   /**
    * Really tries (a mount of a tiny layer) in a directory below `s/`; leaves nothing behind. What a crash leaves there has
    * no row, like any half-made snapshot.

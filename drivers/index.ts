@@ -37,13 +37,14 @@ export interface ProbedDriver extends ProbeResult {
   /** See DriverModule. */
   auto: boolean;
   overlays: boolean;
+  keepsTars: boolean;
 }
 
 /** Tries every driver on this machine for these places. */
 export function probeDrivers(places: Places, options: DriverOptions): ProbedDriver[] {
   return DRIVERS.map((module) => {
-    const { name, auto, overlays } = module;
-    return { name, auto, overlays, ...module.probe(places, options) };
+    const { name, auto, overlays, keepsTars } = module;
+    return { name, auto, overlays, keepsTars, ...module.probe(places, options) };
   });
 }
 

@@ -251,6 +251,7 @@ export class Engine implements EngineApi {
         log,
         driver: choice.driver,
         overlays: new Set(probes.value.filter(({ overlays }) => overlays).map(({ name }) => name)),
+        keepingTars: new Set(probes.value.filter(({ keepsTars }) => keepsTars).map(({ name }) => name)),
         keepBlobs: config.keepBlobs,
         boot: bootId(),
         staging: new Set(),

@@ -10,6 +10,7 @@ export const btrfsDriver: DriverModule = {
   name: 'btrfs',
   auto: false,
   overlays: false,
+  keepsTars: true,
   probe: probeBtrfs,
   create: createBtrfs,
 };

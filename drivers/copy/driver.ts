@@ -14,6 +14,7 @@ export const copyDriver: DriverModule = {
   name: 'copy',
   auto: true,
   overlays: false,
+  keepsTars: true,
   probe: probeCopy,
   create: createCopy,
 };

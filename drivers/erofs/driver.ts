@@ -8,6 +8,7 @@ export const erofsDriver: DriverModule = {
   name: 'erofs',
   auto: true,
   overlays: true,
+  keepsTars: true,
   probe: probeErofs,
   create: (context: DriverContext): Driver => {
     const layers = new ErofsLayers(context.places, context.options.erofs);

@@ -9,6 +9,7 @@ export const overlay2Driver: DriverModule = {
   name: 'overlay2',
   auto: true,
   overlays: true,
+  keepsTars: false,
   probe: probeOverlay2,
   create: (context: DriverContext): Driver => ({
     name: 'overlay2',

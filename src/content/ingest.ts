@@ -19,9 +19,13 @@ import type { ByteSource } from './source.js';
 
 /**
  * Where scanning a chunk and what the sink does with its entries takes longer than this, hashing moves to another thread.
- * Where it takes less (large files), hashing there and waiting for it costs a fifth more than hashing here.
+ * Where it takes less (large files), hashing there and waiting for it costs a fifth more than hashing here, unless this
+ * thread has another layer to go on with meanwhile.
  */
 const BUSY_MS = 1;
+
+/** Layers that come in on this thread. */
+let comingIn = 0;
 
 /** What the bytes must turn out to be. */
 export interface Expectation {
@@ -91,6 +95,7 @@ export async function takeIn(
   const stop = new AbortController();
   const signal = hooks.signal === undefined ? stop.signal : AbortSignal.any([hooks.signal, stop.signal]);
   const intake = new Intake(sink, hooks, expect.maxEntries);
+  comingIn += 1;
   try {
     const blob = await openCompressed(abortable(source, signal));
     const tar = inflate(blob.source, blob.compression, {
@@ -110,6 +115,8 @@ export async function takeIn(
     return { settle: (synced) => orAborted(sink, async () => ({ ...layer, facts: await sink.settle(await synced) })) };
   } catch (thrown) {
     return orAborted(sink, () => Promise.reject(thrown as Error));
+  } finally {
+    comingIn -= 1;
   }
 }
 
@@ -144,16 +151,20 @@ class Intake implements TarHandler {
     this.tree = new LayerTree(maxEntries === undefined ? undefined : { maxEntries });
   }
 
+  private get hasOtherWork(): boolean {
+    return this.busy || comingIn > 1;
+  }
+
   /** The bytes as they come. Of a plain tar one digest serves both. */
   tap(chunk: Buffer, compression: Compression): Promise<void> | undefined {
     this.bytesIn += chunk.length;
-    return compression === 'none' ? undefined : this.blobDigester.update(chunk, this.busy);
+    return compression === 'none' ? undefined : this.blobDigester.update(chunk, this.hasOtherWork);
   }
 
   /** The bytes of the tar. */
   async take(chunk: Buffer): Promise<void> {
     // The chunk is theirs, on other threads, until both are done: also if the scanner refuses it meanwhile.
-    const elsewhere = [this.sink.bytes(chunk), this.tarDigester.update(chunk, this.busy)];
+    const elsewhere = [this.sink.bytes(chunk), this.tarDigester.update(chunk, this.hasOtherWork)];
     let outcomes: PromiseSettledResult<unknown>[] = [];
     const started = performance.now();
     try {

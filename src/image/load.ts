@@ -27,7 +27,7 @@ export class Loader {
 
   /** Loads every image of an archive, or none: they become visible when all of their layers are stored. */
   load(input: ArchiveInput, options: LoadOptions, progress: OnProgress, signal: AbortSignal): Promise<LoadResult> {
-    // A store without layers has none of those that come: their threads start while the archive is looked into.
+    // A store without layers has none of those that come: a thread for them starts while the archive is looked into.
     if (this.context.reader.isEmpty()) this.context.pool.prepare('bulk');
     return this.leases.during('load', (leaseId) =>
       this.bring({ leaseId, progress }, (host) => readArchive(input, host, options, signal)),

@@ -20,6 +20,8 @@ export interface StoreContext {
   driver: DriverName;
   /** Drivers whose layers overlay takes as lowers, and whose snapshots need such. */
   overlays: ReadonlySet<DriverName>;
+  /** Drivers that keep tars: several of their layers come in on one thread. */
+  keepingTars: ReadonlySet<DriverName>;
   keepBlobs: boolean;
   /** The kernel's boot id: mounts of an earlier boot are gone. */
   boot: string;

@@ -1,6 +1,7 @@
 /**
  * Layers that lie in files, on their way to workers. Of those that are asked for in one turn the largest goes first, since
- * the last to end is what a load waits for; small ones go many to a call, which makes them durable together.
+ * the last to end is what a load waits for; small ones go many to a call, which makes them durable together. Where a worker
+ * only directs others (inflating, hashing, writing), one takes several layers at a time: its code is loaded and optimised once.
  */
 import { Gathered } from '../core/gathered.js';
 import { LayerdError } from '../core/errors.js';
@@ -12,7 +13,7 @@ import type {
   SmallLayer,
   SmallOutcome,
 } from '../workers/layer-jobs.js';
-import type { WorkerPool } from '../workers/pool.js';
+import type { StoreContext } from './context.js';
 
 /** One layer that is to come in. */
 export interface FileLayer {
@@ -27,11 +28,11 @@ const SMALL_BYTES = 256 * 1024;
 const TOGETHER = 64;
 
 export class FileLayers {
-  private readonly pool: WorkerPool;
+  private readonly context: StoreContext;
   private readonly asked = new Gathered<FileLayer, IngestResult>((layers) => this.take(layers));
 
-  constructor(pool: WorkerPool) {
-    this.pool = pool;
+  constructor(context: StoreContext) {
+    this.context = context;
   }
 
   /** Has a worker take the layer in; what it says. */
@@ -40,15 +41,18 @@ export class FileLayers {
   }
 
   private take(layers: readonly FileLayer[]): Promise<IngestResult>[] {
+    const { pool, keepingTars } = this.context;
     const results = new Map<FileLayer, Promise<IngestResult>>();
     for (const layer of layers.filter((each) => !isSmall(each)).sort((a, b) => lengthOf(b) - lengthOf(a))) {
-      results.set(layer, this.pool.run('bulk', 'layer.ingest', layer.args, layer));
+      const { args, signal, progress } = layer;
+      const shares = keepingTars.has(args.driver);
+      results.set(layer, pool.run('bulk', 'layer.ingest', args, { signal, progress, shares }));
     }
     for (const [signal, small] of bySignal(layers.filter(isSmall))) {
-      const share = Math.min(TOGETHER, Math.ceil(small.length / this.pool.threads('bulk')));
+      const share = Math.min(TOGETHER, Math.ceil(small.length / pool.threads('bulk')));
       for (let at = 0; at < small.length; at += share) {
         const group = small.slice(at, at + share);
-        const outcomes = this.pool.run('bulk', 'layers.ingest', { layers: group.map(smallLayer) }, { signal });
+        const outcomes = pool.run('bulk', 'layers.ingest', { layers: group.map(smallLayer) }, { signal });
         for (const [index, layer] of group.entries()) results.set(layer, outcomeOf(outcomes, index));
       }
     }

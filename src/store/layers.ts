@@ -67,7 +67,7 @@ export class Layers {
   constructor(context: StoreContext) {
     this.context = context;
     this.partials = new Partials(context);
-    this.files = new FileLayers(context.pool);
+    this.files = new FileLayers(context);
     this.looks = new Gathered((layers) => this.look(layers));
   }
 
