@@ -149,7 +149,11 @@ export class Transport {
         cause: error,
       });
     }
-    return broken(`the connection to ${this.socketPath} broke: ${error.message}`, error);
+    return new LayerdError('STREAM_BROKEN', `the connection to ${this.socketPath} broke: ${error.message}`, {
+      details,
+      hint: 'The daemon ended, or cannot open one more file for a connection: look at its log, then try again.',
+      cause: error,
+    });
   }
 }
 

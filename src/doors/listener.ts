@@ -7,6 +7,8 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import { isErrno, LayerdError } from '../core/errors.js';
+import { linuxAvailable } from '../linux/libc.js';
+import { descriptorsLeft } from '../linux/sockets.js';
 
 /** Who is at the other end of a Unix socket, as the kernel says (SO_PEERCRED); `groups` includes `gid`. */
 export interface Peer {
@@ -23,18 +25,28 @@ export interface ListenerOptions {
   log: Logger;
   /** Who connected; null where the platform cannot tell, and then the mode of the socket alone decides. */
   peerOf: (socket: Socket) => Peer | null;
-  /** Takes the connection over. Called for peers that may connect only. */
-  accept: (socket: Socket, peer: Peer | null) => void;
+  /**
+   * Takes the connection over. Called for peers that may connect only. With a `refusal` the client is told why it is not
+   * served, or the connection is destroyed where the protocol has no words for it.
+   */
+  accept: (socket: Socket, peer: Peer | null, refusal: LayerdError | null) => void;
 }
 
 /** Connections of one door at a time; more are dropped and logged. */
 const MAX_CONNECTIONS = 4096;
+/** Descriptors that connections leave to the store, or a quarter of what the process may open. */
+const RESERVED_DESCRIPTORS = 256;
+/** Connections at a time that are told why they are refused, and how long one may take to ask; others are dropped. */
+const MAX_REFUSALS = 8;
+const REFUSAL_MS = 1_000;
 
 export class DoorListener {
   private readonly server: Server;
   private readonly sockets = new Set<Socket>();
   private readonly options: ListenerOptions;
   private gid: number | null;
+  /** Connections that are being told that they are refused. */
+  private refusing = 0;
   /** Connections that were refused since the start. */
   refused = 0;
 
@@ -117,15 +129,45 @@ export class DoorListener {
       socket.destroy();
       return;
     }
+    const refusal = tooFewDescriptors(socket);
+    if (refusal !== null) {
+      this.refuse('too few descriptors', peer);
+      if (this.refusing === MAX_REFUSALS) {
+        socket.destroy();
+        return;
+      }
+      this.endSoon(socket);
+    }
     this.sockets.add(socket);
     socket.once('close', () => this.sockets.delete(socket));
-    this.options.accept(socket, peer);
+    this.options.accept(socket, peer, refusal);
+  }
+
+  private endSoon(socket: Socket): void {
+    this.refusing += 1;
+    const timer = setTimeout(() => socket.destroy(), REFUSAL_MS);
+    socket.once('close', () => {
+      clearTimeout(timer);
+      this.refusing -= 1;
+    });
   }
 
   private refuse(reason: string, peer: Peer | null): void {
     this.refused++;
     this.options.log.warn({ reason, peer_pid: peer?.pid, peer_uid: peer?.uid }, 'connection refused');
   }
+}
+
+/** Connections that took the last descriptors would leave none to the work that other connections wait for. */
+function tooFewDescriptors(socket: Socket): LayerdError | null {
+  const descriptors = linuxAvailable().available ? descriptorsLeft(socket) : null;
+  if (descriptors === null) return null;
+  const { left, limit } = descriptors;
+  if (left >= Math.min(RESERVED_DESCRIPTORS, Math.floor(limit / 4))) return null;
+  return new LayerdError('TOO_MANY_FILES', `the daemon may open ${left} more files only, and takes no connection`, {
+    details: { left, limit },
+    hint: 'Raise the limit of open files of the daemon (LimitNOFILE), or close connections.',
+  });
 }
 
 /** Root, the daemon's own user, and members of the socket's group. */

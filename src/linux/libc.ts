@@ -42,6 +42,7 @@ const PROTOTYPES = {
   ftruncate: ['ftruncate', 'int', ['int', 'int64_t']],
   futimens: ['futimens', 'int', ['int', 'void *']],
   getdents64: ['getdents64', 'long', ['int', 'void *', 'size_t']],
+  getrlimit: ['getrlimit', 'int', ['int', 'void *']],
   getsockopt: ['getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']],
   ioctl: ['ioctl', 'int', ['int', 'ulong', 'void *']],
   lgetxattr: ['lgetxattr', 'long', ['void *', 'void *', 'void *', 'size_t']],

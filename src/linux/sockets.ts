@@ -37,6 +37,22 @@ export function descriptorOf(socket: Socket): number | null {
   return fd === undefined || fd < 0 ? null : fd;
 }
 
+const RLIMIT_NOFILE = 7;
+/** struct rlimit: the limit that holds, and the one up to which it may be raised. */
+const rlimit = scratch(16);
+
+/**
+ * How many descriptors this process may still open, if the socket was opened last: new ones get the lowest number that is
+ * free. Null once the socket is closed.
+ */
+export function descriptorsLeft(socket: Socket): { left: number; limit: number } | null {
+  const fd = descriptorOf(socket);
+  if (fd === null) return null;
+  if (libc().getrlimit(RLIMIT_NOFILE, rlimit) < 0) throw failed('getrlimit');
+  const limit = Number(rlimit.readBigUInt64LE(0));
+  return { left: limit - fd - 1, limit };
+}
+
 const AF_UNIX = 1;
 const SOCK_DGRAM = 2;
 const MSG_NOSIGNAL = 0x4000;

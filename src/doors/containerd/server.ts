@@ -44,7 +44,10 @@ export class ContainerdDoor {
     const { at, gid, peerOf, log, conversions } = options;
     // what an earlier run of the daemon left to do is done without waiting for a client
     conversions.enable(SPACE_PREFIX, (snapshot) => door.original(snapshot), NOTED_WITHIN_MS);
-    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept: (socket) => void door.accept(socket) });
+    // gRPC tells why a call fails, not why a connection does: who is refused tries again later
+    const accept: ListenerOptions['accept'] = (socket, _peer, refusal) =>
+      void (refusal === null ? door.accept(socket) : socket.destroy());
+    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
     return door;
   }
 

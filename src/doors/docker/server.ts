@@ -25,6 +25,8 @@ export class DockerDoor {
   private readonly options: DockerDoorOptions;
   private readonly driver: GraphDriver;
   private readonly operations = new Operations();
+  /** Why the requests of a connection are refused. */
+  private readonly refusals = new WeakMap<Socket, LayerdError>();
   private stopping = false;
   /** Made when dockerd connects for the first time: most machines have none. */
   private http: Promise<Server> | null = null;
@@ -39,7 +41,7 @@ export class DockerDoor {
   static async open(options: DockerDoorOptions): Promise<DockerDoor> {
     const door = new DockerDoor(options);
     const { at, gid, peerOf, log } = options;
-    const accept = (socket: Socket): void => void door.accept(socket);
+    const accept: ListenerOptions['accept'] = (socket, _peer, refusal) => void door.accept(socket, refusal);
     door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
     return door;
   }
@@ -56,7 +58,8 @@ export class DockerDoor {
     await this.listener?.endConnections(Math.min(limitMs, CLOSE_GRACE_MS));
   }
 
-  private async accept(socket: Socket): Promise<void> {
+  private async accept(socket: Socket, refusal: LayerdError | null): Promise<void> {
+    if (refusal !== null) this.refusals.set(socket, refusal);
     // It may break before HTTP has taken it over.
     socket.on('error', () => socket.destroy());
     this.http ??= this.createServer();
@@ -83,8 +86,11 @@ export class DockerDoor {
     // dockerd names no content type: JSON and tar are told apart by the verb
     app.removeAllContentTypeParsers();
     app.addContentTypeParser('*', (_request, _body, done) => done(null));
-    app.addHook('onRequest', async () => {
-      if (this.stopping) throw shuttingDown();
+    app.addHook('onRequest', async (request, reply) => {
+      const refusal = this.stopping ? shuttingDown() : this.refusals.get(request.raw.socket);
+      if (refusal === undefined) return;
+      reply.header('connection', 'close');
+      throw refusal;
     });
     app.addHook('onResponse', async (request, { statusCode: status, elapsedTime }) => {
       // a refused upload is read on for a while, so that dockerd comes to read why

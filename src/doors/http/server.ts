@@ -47,6 +47,8 @@ export class HttpDoor {
   private readonly once: OnceOnly;
   private readonly metrics: DoorMetrics;
   private readonly peers = new WeakMap<Socket, Peer>();
+  /** Why the requests of a connection are refused. */
+  private readonly refusals = new WeakMap<Socket, LayerdError>();
   private readonly failures = new WeakMap<FastifyRequest, LayerdError>();
   private readonly idleTimers = new WeakMap<Socket, NodeJS.Timeout>();
   private readonly context: DoorContext;
@@ -93,8 +95,13 @@ export class HttpDoor {
     await door.assemble(app);
     await app.ready();
     const { at, gid, peerOf, log } = options;
-    const accept = (socket: Socket, peer: Peer | null): void => door.accept(socket, peer);
-    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
+    door.listener = await DoorListener.open({
+      at,
+      gid,
+      peerOf,
+      log,
+      accept: (...connection) => door.accept(...connection),
+    });
     return door;
   }
 
@@ -125,8 +132,9 @@ export class HttpDoor {
     return server;
   }
 
-  private accept(socket: Socket, peer: Peer | null): void {
+  private accept(socket: Socket, peer: Peer | null, refusal: LayerdError | null): void {
     if (peer !== null) this.peers.set(socket, peer);
+    if (refusal !== null) this.refusals.set(socket, refusal);
     this.awaitRequest(socket);
     socket.once('close', () => clearTimeout(this.idleTimers.get(socket)));
     this.http?.emit('connection', socket);
@@ -172,9 +180,10 @@ export class HttpDoor {
       reply.header('x-request-id', request.id);
       const began = performance.now();
       reply.raw.once('close', () => this.finished(request, reply, elapsedMs(began)));
-      if (!this.stopping) return;
+      const refusal = this.stopping ? shuttingDown() : this.refusals.get(request.raw.socket);
+      if (refusal === undefined) return;
       reply.header('connection', 'close');
-      throw shuttingDown();
+      throw refusal;
     });
     app.setNotFoundHandler((request) => {
       throw routeNotFound(request.method, request.url);
