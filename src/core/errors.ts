@@ -170,5 +170,7 @@ export function isErrno(thrown: unknown, ...names: string[]): boolean {
 /** libuv has no name for EDQUOT: Node then says 'UNKNOWN', and the number alone tells. */
 function errnoName(error: Error): string | undefined {
   const { code, errno } = error as NodeJS.ErrnoException;
+  // a thread that cannot even start says why in words only
+  if (code === 'ERR_WORKER_INIT_FAILED') return /failure: (E[A-Z]+)/.exec(error.message)?.[1] ?? code;
   return errno === -constants.errno.EDQUOT ? 'EDQUOT' : code;
 }

@@ -11,7 +11,7 @@
  */
 import { setFlagsFromString } from 'node:v8';
 import { Worker, type MessagePort } from 'node:worker_threads';
-import { LayerdError } from '../core/errors.js';
+import { LayerdError, toLayerdError } from '../core/errors.js';
 import type { JobArgs, JobName, JobResult } from './jobs.js';
 import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
 
@@ -320,7 +320,9 @@ class Thread {
 }
 
 function threadDied(job: string, failure: Error): LayerdError {
-  return new LayerdError('INTERNAL', `a worker thread died: ${failure.message}`, { details: { job }, cause: failure });
+  const { code, details, hint } = toLayerdError(failure);
+  const message = `a worker thread died: ${failure.message}`;
+  return new LayerdError(code, message, { details: { ...details, job }, hint, cause: failure });
 }
 
 function shuttingDown(): LayerdError {

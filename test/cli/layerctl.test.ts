@@ -6,7 +6,17 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testImage, testLayer, dockerMembers, tarOf } from '../unit/image-synthetic.js';
 import { PATIENCE } from '../support.js';
 import { smallImage, type SmallImage } from './archives.js';
-import { cleanEnvironment, LAYERCTL, makeHome, outcome, removeHome, run, TestDaemon, type Outcome } from './daemon.js';
+import {
+  cleanEnvironment,
+  LAYERCTL,
+  LAYERD,
+  makeHome,
+  outcome,
+  removeHome,
+  run,
+  TestDaemon,
+  type Outcome,
+} from './daemon.js';
 
 let home: string;
 let daemon: TestDaemon;
@@ -358,6 +368,27 @@ async function offers(...typed: string[]): Promise<string[]> {
   const env = cleanEnvironment({ LAYERD_SOCKET: daemon.socket, PATH: `${bin}:${process.env['PATH']}` });
   return execFileSync('bash', ['-c', shell], { env, encoding: 'utf8' }).trim().split('\n');
 }
+
+describe('backup', () => {
+  it('is made by the daemon, and layerd restore puts it back', async () => {
+    const own = makeHome();
+    let serving = await TestDaemon.start(own);
+    try {
+      await serving.client.load(app.file);
+      const file = join(own, 'backup');
+      expect(await serving.ctl(['backup', '-o', file])).toMatchObject({ code: 0 });
+      await serving.client.removeImage('test/app:1');
+      await serving.stop();
+      const places = ['--root', join(own, 'root'), '--run', join(own, 'run')];
+      expect(await run(LAYERD, [...places, 'restore', file])).toMatchObject({ code: 0 });
+      serving = await TestDaemon.start(own);
+      expect((await serving.client.image('test/app:1')).id).toBe(app.image.id);
+    } finally {
+      await serving.stop();
+      removeHome(own);
+    }
+  }, 180_000);
+});
 
 describe('completion', () => {
   it('offers commands, options, and names of what is there', async () => {

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -74,6 +74,17 @@ describe('the house', () => {
       }
     }
     expect(wrong).toEqual([]);
+  });
+
+  it('packs every thread that the programs start', () => {
+    const threads = FILES.flatMap((file) =>
+      [...readFileSync(join(ROOT, file), 'utf8').matchAll(/new Worker\(\s*new URL\('([^']+)'/g)].map(
+        ([, name]) => name,
+      ),
+    );
+    expect(threads).toContain('thread.js');
+    const packed = fileURLToPath(new URL('../../src/bin/', import.meta.url));
+    expect(threads.filter((name) => !existsSync(join(packed, String(name))))).toEqual([]);
   });
 
   it('knows SQL in metadata/ only', () => {
