@@ -6,6 +6,7 @@ import { SETTING_LIST, type SettingKey, type Settings } from '../config/settings
 import { elapsedMs } from '../core/units.js';
 import { VERSION } from '../core/version.js';
 import type { HttpDoor, HttpDoorOptions } from '../doors/http/server.js';
+import { DoorMetrics } from '../doors/metrics.js';
 import { peerOf } from '../doors/peer.js';
 import { Engine } from '../engine.js';
 import { linuxAvailable } from '../linux/libc.js';
@@ -55,13 +56,15 @@ export class Daemon {
     // the framework is loaded while the engine waits for its threads and the disk
     const httpModule = import('../doors/http/server.js');
     const engine = await Engine.open(engineConfigOf(settings), log);
+    const doorMetrics = new DoorMetrics();
     let http: HttpDoor | null = null;
     let doors: Doors | null = null;
     try {
       const at = httpAddress(settings, handedOver);
-      if (at !== null) http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings });
-      doors = await Doors.open({ engine, log, settings, gid, handedOver });
-      const metrics = await listenForMetrics(settings.metrics_address, () => metricsText(engine, http));
+      if (at !== null)
+        http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings, metrics: doorMetrics });
+      doors = await Doors.open({ engine, log, settings, gid, handedOver, metrics: doorMetrics });
+      const metrics = await listenForMetrics(settings.metrics_address, [engine, { metrics: () => doorMetrics.text() }]);
       const daemon = new Daemon({ settings, log, manager, engine, http, doors, metrics });
       daemon.announce(elapsedMs(began));
       return daemon;
@@ -145,12 +148,8 @@ function httpAddress(settings: Settings, handedOver: ListenDescriptor[]): HttpDo
 
 function openHttp(
   Door: typeof HttpDoor,
-  parts: Pick<HttpDoorOptions, 'at' | 'gid' | 'engine' | 'log'> & { settings: Settings },
+  parts: Pick<HttpDoorOptions, 'at' | 'gid' | 'engine' | 'log' | 'metrics'> & { settings: Settings },
 ): Promise<HttpDoor> {
   const { settings, ...rest } = parts;
   return Door.open({ ...rest, version: VERSION, stallMs: settings['http.stall_timeout'], peerOf });
-}
-
-function metricsText(engine: Engine, http: HttpDoor | null): Promise<string> {
-  return http === null ? engine.metrics() : http.metricsText();
 }

@@ -1,5 +1,6 @@
 /** The doors beside the native API: each has a socket of its own and can be switched off. */
 import type { Settings } from '../config/settings.js';
+import type { DoorMetrics } from '../doors/metrics.js';
 import { peerOf } from '../doors/peer.js';
 import type { Engine } from '../engine.js';
 import type { ListenDescriptor } from '../linux/sockets.js';
@@ -18,6 +19,7 @@ export interface DoorParts {
   settings: Settings;
   gid: number | null;
   handedOver: readonly ListenDescriptor[];
+  metrics: DoorMetrics;
 }
 
 type DoorName = 'containerd' | 'docker';
@@ -61,15 +63,15 @@ type Address = { path: string } | { fd: number };
 type Opener = (parts: DoorParts, at: Address) => Promise<Door>;
 
 const OPENERS: Record<DoorName, Opener> = {
-  containerd: async ({ engine, log, settings, gid }, at) => {
+  containerd: async ({ engine, log, settings, gid, metrics }, at) => {
     const { ContainerdDoor } = await import('../doors/containerd/server.js');
     const containerd = settings.containerd_address === 'off' ? null : settings.containerd_address;
     const { snapshots, conversions } = engine;
-    return ContainerdDoor.open({ at, gid, peerOf, log, snapshots, conversions, containerd });
+    return ContainerdDoor.open({ at, gid, peerOf, log, metrics, snapshots, conversions, containerd });
   },
-  docker: async ({ engine, log, settings, gid }, at) => {
+  docker: async ({ engine, log, settings, gid, metrics }, at) => {
     const { DockerDoor } = await import('../doors/docker/server.js');
-    return DockerDoor.open({ at, gid, peerOf, log, engine, stallMs: settings['http.stall_timeout'] });
+    return DockerDoor.open({ at, gid, peerOf, log, metrics, engine, stallMs: settings['http.stall_timeout'] });
   },
 };
 

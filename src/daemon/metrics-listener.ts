@@ -3,8 +3,13 @@ import { createServer, type Server } from 'node:http';
 import { LayerdError, toLayerdError } from '../core/errors.js';
 import { parseLoopback } from '../config/kinds.js';
 
+interface Source {
+  /** Prometheus text format. */
+  metrics(): Promise<string>;
+}
+
 /** Null for `off`. Throws SOCKET_IN_USE. */
-export async function listenForMetrics(address: string, text: () => Promise<string>): Promise<Server | null> {
+export async function listenForMetrics(address: string, sources: readonly Source[]): Promise<Server | null> {
   const at = parseLoopback(address);
   if (at === null) return null;
   const server = createServer((request, response) => {
@@ -12,8 +17,9 @@ export async function listenForMetrics(address: string, text: () => Promise<stri
       response.writeHead(404).end();
       return;
     }
-    text().then(
-      (body) => response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' }).end(body),
+    Promise.all(sources.map((source) => source.metrics())).then(
+      (parts) =>
+        response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' }).end(parts.join('\n')),
       (error: unknown) => response.writeHead(500).end(toLayerdError(error).message),
     );
   });

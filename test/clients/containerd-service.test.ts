@@ -23,6 +23,7 @@ import { chainId, sha256 } from '../../src/core/digest.js';
 import type { DriverName } from '../../src/core/words.js';
 import type { Info, Mount } from '../../src/doors/containerd/messages.js';
 import { ContainerdDoor } from '../../src/doors/containerd/server.js';
+import { DoorMetrics } from '../../src/doors/metrics.js';
 import { peerOf } from '../../src/doors/peer.js';
 import { never, silent, TestStore } from '../e2e/store.js';
 import { entrySpec, layerTar } from '../model/spec.js';
@@ -53,6 +54,7 @@ describeWith('the snapshots service', [needsRoot()], () => {
         gid: null,
         peerOf,
         log: silent,
+        metrics: new DoorMetrics(),
         snapshots,
         conversions,
         containerd: null,

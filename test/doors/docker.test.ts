@@ -8,6 +8,7 @@ import { bytesOf } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
 import type { DriverName } from '../../src/core/words.js';
 import { DockerDoor } from '../../src/doors/docker/server.js';
+import { DoorMetrics } from '../../src/doors/metrics.js';
 import { peerOf } from '../../src/doors/peer.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { silent, TestStore } from '../e2e/store.js';
@@ -34,6 +35,7 @@ describeWith('the door for Docker', [needsRoot()], () => {
   let home: string;
   let store: TestStore;
   let door: DockerDoor;
+  let metrics: DoorMetrics;
 
   async function open(driver: DriverName): Promise<void> {
     home = mkdtempSync(join(tmpdir(), 'layerd-docker-'));
@@ -43,7 +45,16 @@ describeWith('the door for Docker', [needsRoot()], () => {
 
   async function openDoor(): Promise<void> {
     const at = { path: join(home, 'sock') };
-    door = await DockerDoor.open({ at, gid: null, peerOf, log: silent, engine: store.engine, stallMs: 10_000 });
+    metrics = new DoorMetrics();
+    door = await DockerDoor.open({
+      at,
+      gid: null,
+      peerOf,
+      log: silent,
+      metrics,
+      engine: store.engine,
+      stallMs: 10_000,
+    });
   }
 
   afterEach(async () => {

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pino, type Logger } from 'pino';
 import { machinePlatform } from '../../src/core/platform.js';
 import { HttpDoor, type HttpDoorOptions } from '../../src/doors/http/server.js';
+import { DoorMetrics } from '../../src/doors/metrics.js';
 import { peerOf } from '../../src/doors/peer.js';
 import type { Engine } from '../../src/engine.js';
 import { TestStore } from '../e2e/store.js';
@@ -21,6 +22,7 @@ export interface Fixture {
   engine: Engine;
   store: TestStore;
   door: HttpDoor;
+  metrics: DoorMetrics;
   socket: string;
   /** Every line of the log so far. */
   log: Record<string, unknown>[];
@@ -36,12 +38,14 @@ export async function openDoor(store: TestStore, options: Partial<HttpDoorOption
   const socket = join(dir, 's');
   const engine = Object.create(store.engine) as Engine;
   const log: Record<string, unknown>[] = [];
+  const metrics = new DoorMetrics();
   const door = await HttpDoor.open({
     at: { path: socket },
     gid: null,
     engine,
     log: logInto(log),
     version: '0.0.0',
+    metrics,
     stallMs: 10_000,
     peerOf,
     ...options,
@@ -52,7 +56,7 @@ export async function openDoor(store: TestStore, options: Partial<HttpDoorOption
     await store.removeAll();
     for (const { id } of store.engine.leases()) await store.engine.removeLease(id);
   };
-  return { engine, store, door, socket, log, close };
+  return { engine, store, door, metrics, socket, log, close };
 }
 
 /** Has loads wait after each chunk of an upload, to be slower than their clients; returns what ends it. */

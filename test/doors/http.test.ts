@@ -435,12 +435,12 @@ describe('the socket', () => {
   });
 
   it('refuses peers that may not connect, and logs them', async () => {
-    const { socket, log, door } = await open({ gid: GROUP, peerOf: () => ({ pid: 42, uid: 1234, groups: [1234] }) });
+    const { socket, log, metrics } = await open({ gid: GROUP, peerOf: () => ({ pid: 42, uid: 1234, groups: [1234] }) });
     await expect(ask(socket, 'GET', '/v1/health')).rejects.toThrow();
     expect(log).toEqual([
       expect.objectContaining({ level: 40, msg: 'connection refused', peer_pid: 42, peer_uid: 1234 }),
     ]);
-    expect(await door.metricsText()).toContain('layerd_http_connections_refused_total 1');
+    expect(await metrics.text()).toContain('layerd_http_connections_refused_total 1');
   });
 
   it('lets members of the group in, and forgets them when the group changes', async () => {

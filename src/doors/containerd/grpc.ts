@@ -9,14 +9,17 @@ import type {
   UntypedHandleCall,
 } from '@grpc/grpc-js';
 import { status, Metadata } from '@grpc/grpc-js';
-import { toLayerdError, type ErrorKind } from '../../core/errors.js';
+import { LayerdError, toLayerdError, type ErrorKind } from '../../core/errors.js';
 import type { Message } from './protobuf.js';
 
 /** A method ready to be served. */
 export interface Method {
   definition: ServiceDefinition[string];
-  handle: UntypedHandleCall;
+  handle: (watch: Watch) => UntypedHandleCall;
 }
+
+/** Told of every call when it begins; what it gives is told how the call ended: gRPC's name of it, and the error. */
+export type Watch = (path: string) => (code: string, error: LayerdError | null) => void;
 
 /** A method that answers a message with a message. */
 export function unary<Q, A>(
@@ -25,19 +28,24 @@ export function unary<Q, A>(
   answer: Message<A>,
   work: (question: Q, signal: AbortSignal) => Promise<A>,
 ): Method {
-  const handle: handleUnaryCall<Q, A> = (call, callback) => {
-    const gone = new AbortController();
-    call.on('cancelled', () => gone.abort());
-    void settle(work(call.request, gone.signal), callback);
-  };
+  const handle =
+    (watch: Watch): handleUnaryCall<Q, A> =>
+    (call, callback) => {
+      const gone = new AbortController();
+      call.on('cancelled', () => gone.abort());
+      void settle(() => work(call.request, gone.signal), callback, watch(path));
+    };
   return { definition: definition(path, question, answer, false), handle };
 }
 
-async function settle<A>(work: Promise<A>, callback: sendUnaryData<A>): Promise<void> {
+async function settle<A>(work: () => Promise<A>, callback: sendUnaryData<A>, ended: ReturnType<Watch>): Promise<void> {
   try {
-    callback(null, await work);
+    callback(null, await work());
+    ended('OK', null);
   } catch (thrown) {
-    callback(grpcError(thrown));
+    const error = toLayerdError(thrown);
+    callback(grpcError(error));
+    ended(status[CODES[error.kind]], error);
   }
 }
 
@@ -48,17 +56,29 @@ export function streaming<Q, A>(
   answer: Message<A>,
   work: (question: Q) => Iterable<A>,
 ): Method {
-  const handle: handleServerStreamingCall<Q, A> = (call) => {
-    const send = async (): Promise<void> => {
-      for (const value of work(call.request)) {
-        if (call.cancelled) return;
-        if (!call.write(value)) await new Promise((resolve) => call.once('drain', resolve).once('cancelled', resolve));
-      }
-      call.end();
+  const handle =
+    (watch: Watch): handleServerStreamingCall<Q, A> =>
+    (call) => {
+      const ended = watch(path);
+      const send = async (): Promise<void> => {
+        for (const value of work(call.request)) {
+          if (call.cancelled) throw new LayerdError('CANCELLED', 'the client hung up');
+          if (!call.write(value)) {
+            await new Promise((resolve) => call.once('drain', resolve).once('cancelled', resolve));
+          }
+        }
+        call.end();
+      };
+      send().then(
+        () => ended('OK', null),
+        (thrown: unknown) => {
+          const error = toLayerdError(thrown);
+          // a call that is destroyed instead leaves its client waiting
+          call.emit('error', grpcError(error));
+          ended(status[CODES[error.kind]], error);
+        },
+      );
     };
-    // a call that is destroyed instead leaves its client waiting
-    send().catch((thrown: unknown) => call.emit('error', grpcError(thrown)));
-  };
   return { definition: definition(path, question, answer, true), handle };
 }
 
@@ -94,8 +114,7 @@ const CODES: Record<ErrorKind, status> = {
 };
 
 /** An error as a client of gRPC meets it: the code decides what containerd does, the text is for people. */
-export function grpcError(thrown: unknown): Pick<ServiceError, 'code' | 'details' | 'metadata'> & Error {
-  const error = toLayerdError(thrown);
+function grpcError(error: LayerdError): Pick<ServiceError, 'code' | 'details' | 'metadata'> & Error {
   const details = error.hint === '' ? error.message : `${error.message} (${error.hint})`;
   return Object.assign(new Error(details), { code: CODES[error.kind], details, metadata: new Metadata() });
 }

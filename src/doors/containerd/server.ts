@@ -7,6 +7,8 @@ import type { Logger } from 'pino';
 import { lazily } from '../../core/lazily.js';
 import type { ConversionsApi, FindOriginal, SnapshotsApi } from '../../core/snapshots.js';
 import { DoorListener, type ListenerOptions } from '../listener.js';
+import type { DoorMetrics } from '../metrics.js';
+import { Calls } from './calls.js';
 import { SPACE_PREFIX } from './labels.js';
 import type { GrpcService } from './service.js';
 
@@ -14,6 +16,7 @@ export interface ContainerdDoorOptions extends Pick<ListenerOptions, 'at' | 'gid
   snapshots: SnapshotsApi;
   conversions: ConversionsApi;
   log: Logger;
+  metrics: DoorMetrics;
   /** The socket of containerd itself, which has the blobs; null where it is not to be asked. */
   containerd: string | null;
 }
@@ -25,15 +28,22 @@ const CLOSE_GRACE_MS = 1_000;
 
 export class ContainerdDoor {
   private readonly options: ContainerdDoorOptions;
+  private readonly calls: Calls;
   private readonly service: () => Promise<GrpcService>;
   private opened: GrpcService | null = null;
   private listener: DoorListener | null = null;
 
   private constructor(options: ContainerdDoorOptions) {
     this.options = options;
+    const { metrics, log } = options;
+    this.calls = new Calls({
+      log,
+      metrics,
+      connections: () => ({ connections: this.listener?.connections ?? 0, refused: this.listener?.refused ?? 0 }),
+    });
     this.service = lazily(async () => {
       const { openService } = await import('./service.js');
-      this.opened = openService(options);
+      this.opened = openService(options, this.calls.watch);
       return this.opened;
     });
   }

@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { diffMethods } from './diff-service.js';
-import type { Method } from './grpc.js';
+import type { Method, Watch } from './grpc.js';
 import type { ContainerdDoorOptions } from './server.js';
 import { snapshotMethods } from './snapshots-service.js';
 
@@ -16,13 +16,13 @@ export interface GrpcService {
 /** Messages are small; lists go in blocks. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 
-export function openService({ snapshots, containerd }: ContainerdDoorOptions): GrpcService {
+export function openService({ snapshots, containerd }: ContainerdDoorOptions, watch: Watch): GrpcService {
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
   });
-  register(server, snapshotMethods(snapshots));
-  if (containerd !== null) register(server, diffMethods(snapshots, containerd));
+  register(server, snapshotMethods(snapshots), watch);
+  if (containerd !== null) register(server, diffMethods(snapshots, containerd), watch);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   return {
     inject: (socket) => injector.injectConnection(socket),
@@ -39,9 +39,11 @@ export function openService({ snapshots, containerd }: ContainerdDoorOptions): G
   };
 }
 
-function register(server: Server, methods: readonly Method[]): void {
+function register(server: Server, methods: readonly Method[], watch: Watch): void {
   const named = methods.map(({ definition, handle }) => ({ path: definition.path, definition, handle }));
   const definitions: ServiceDefinition = Object.fromEntries(named.map(({ path, definition }) => [path, definition]));
-  const handlers: UntypedServiceImplementation = Object.fromEntries(named.map(({ path, handle }) => [path, handle]));
+  const handlers: UntypedServiceImplementation = Object.fromEntries(
+    named.map(({ path, handle }) => [path, handle(watch)]),
+  );
   server.addService(definitions, handlers);
 }

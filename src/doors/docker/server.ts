@@ -7,12 +7,14 @@ import { LayerdError, toLayerdError } from '../../core/errors.js';
 import { begun, clientGone, sendAll, uploadOf } from '../http/body.js';
 import { lingerThenClose, Operations, shuttingDown } from '../http/operations.js';
 import { DoorListener, type ListenerOptions } from '../listener.js';
+import type { DoorMetrics, Meter } from '../metrics.js';
 import { GraphDriver, type DockerEngine } from './graph-driver.js';
 import { VERBS, type VerbRequest } from './verbs.js';
 
 export interface DockerDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
   engine: DockerEngine;
   log: Logger;
+  metrics: DoorMetrics;
   /** A layer, up or down, may stand still this long because of dockerd. */
   stallMs: number;
 }
@@ -27,6 +29,7 @@ export class DockerDoor {
   private readonly operations = new Operations();
   /** Why the requests of a connection are refused. */
   private readonly refusals = new WeakMap<Socket, LayerdError>();
+  private readonly meter: Meter<'verb' | 'status'>;
   private stopping = false;
   /** Made when dockerd connects for the first time: most machines have none. */
   private http: Promise<Server> | null = null;
@@ -35,6 +38,11 @@ export class DockerDoor {
   private constructor(options: DockerDoorOptions) {
     this.options = options;
     this.driver = new GraphDriver(options.engine);
+    this.meter = options.metrics.add('docker', ['verb', 'status'], () => ({
+      requests: this.operations.count,
+      connections: this.listener?.connections ?? 0,
+      refused: this.listener?.refused ?? 0,
+    }));
   }
 
   /** Serves when the promise is done. Throws SOCKET_IN_USE. */
@@ -92,9 +100,11 @@ export class DockerDoor {
       reply.header('connection', 'close');
       throw refusal;
     });
-    app.addHook('onResponse', async (request, { statusCode: status, elapsedTime }) => {
+    app.addHook('onResponse', async (request, { raw, elapsedTime }) => {
       // a refused upload is read on for a while, so that dockerd comes to read why
       if (!request.raw.complete && !request.raw.socket.destroyed) lingerThenClose(request.raw, request.raw.socket);
+      const status = raw.writableFinished ? raw.statusCode : 'broken';
+      this.meter({ verb: verbOf(request), status }, elapsedTime);
       const fields = { door: 'docker', route: request.url, status, duration_ms: Math.round(elapsedTime) };
       this.options.log.debug(fields, 'request finished');
     });
@@ -149,6 +159,11 @@ export class DockerDoor {
       this.options.log.error({ ...fields, err: error }, 'request failed');
     } else this.options.log.info(fields, 'request refused');
   }
+}
+
+/** What was asked for, as it is counted; whatever else somebody asks for is one. */
+function verbOf({ routeOptions: { url } }: FastifyRequest): string {
+  return url?.replace(/^\/(GraphDriver\.)?/, '') ?? 'unknown';
 }
 
 async function bodyOf({ raw }: FastifyRequest): Promise<VerbRequest> {

@@ -15,6 +15,6 @@ export interface DoorContext {
   takeDescriptor(request: FastifyRequest, fd: number): ClientDescriptor;
   /** Notes a failure that no longer has a status to be seen by, for the log. */
   failed(request: FastifyRequest, error: unknown): void;
-  /** The metrics of the door itself, in Prometheus text format. */
+  /** The metrics of the doors, in Prometheus text format. */
   doorMetrics(): Promise<string>;
 }

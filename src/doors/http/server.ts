@@ -7,12 +7,12 @@ import type { EngineApi } from '../../core/api.js';
 import type { LayerdError } from '../../core/errors.js';
 import { elapsedMs } from '../../core/units.js';
 import { DoorListener, type ListenerOptions, type Peer } from '../listener.js';
+import type { DoorMetrics, Meter } from '../metrics.js';
 import { clientGone } from './body.js';
 import { addComponents, schemaController } from './compilers.js';
 import type { DoorContext } from './context.js';
 import { requestError, routeNotFound, statusOf } from './errors.js';
 import { takeDescriptor } from '../peer.js';
-import { DoorMetrics } from './metrics.js';
 import { OnceOnly } from './once.js';
 import { describeRoutes } from './openapi.js';
 import { lingerThenClose, Operations, shuttingDown } from './operations.js';
@@ -22,12 +22,14 @@ import { imageRoutes } from './routes/images.js';
 import { layerRoutes } from './routes/layers.js';
 import { registryRoutes } from './routes/registries.js';
 import { storeRoutes } from './routes/store.js';
-import { metricsOf, systemRoutes } from './routes/system.js';
+import { systemRoutes } from './routes/system.js';
 
 export interface HttpDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
   engine: EngineApi;
   log: Logger;
   version: string;
+  /** Of all doors of the daemon: this one adds its own, and tells them all. */
+  metrics: DoorMetrics;
   /** A body may stand still this long because of its client. */
   stallMs: number;
   /** A connection without a request, or with one whose head does not arrive, is closed after this time. */
@@ -45,7 +47,7 @@ export class HttpDoor {
   private readonly options: HttpDoorOptions;
   private readonly operations = new Operations();
   private readonly once: OnceOnly;
-  private readonly metrics: DoorMetrics;
+  private readonly meter: Meter<'method' | 'route' | 'status'>;
   private readonly peers = new WeakMap<Socket, Peer>();
   /** Why the requests of a connection are refused. */
   private readonly refusals = new WeakMap<Socket, LayerdError>();
@@ -63,7 +65,7 @@ export class HttpDoor {
   private constructor(options: HttpDoorOptions) {
     this.options = options;
     this.idleMs = options.idleMs ?? IDLE_MS;
-    this.metrics = new DoorMetrics(() => ({
+    this.meter = options.metrics.add('http', ['method', 'route', 'status'], () => ({
       requests: this.operations.count,
       connections: this.listener?.connections ?? 0,
       refused: this.listener?.refused ?? 0,
@@ -76,7 +78,7 @@ export class HttpDoor {
       stallMs: options.stallMs,
       takeDescriptor: ({ raw: { socket } }, fd) => takeDescriptor(socket, this.peers.get(socket) ?? null, fd),
       failed: (request, error) => this.failures.set(request, requestError(error)),
-      doorMetrics: () => this.metrics.text(),
+      doorMetrics: () => options.metrics.text(),
     };
   }
 
@@ -103,11 +105,6 @@ export class HttpDoor {
       accept: (...connection) => door.accept(...connection),
     });
     return door;
-  }
-
-  /** The text that GET /metrics answers, for the TCP listener. */
-  metricsText(): Promise<string> {
-    return metricsOf(this.context);
   }
 
   async setGroup(gid: number | null): Promise<void> {
@@ -202,7 +199,7 @@ export class HttpDoor {
     const error = this.failures.get(request) ?? (reply.raw.writableFinished ? undefined : clientGone());
     const route = request.routeOptions.url ?? 'unknown';
     const status = error === undefined ? reply.raw.statusCode : statusOf(error);
-    this.metrics.observe({ method: request.method, route, status, elapsedMs: durationMs });
+    this.meter({ method: request.method, route, status }, durationMs);
     const peer = this.peers.get(raw.socket);
     const fields = {
       door: 'http',

@@ -61,8 +61,8 @@ export function systemRoutes(app: FastifyInstance, door: DoorContext): void {
   );
 }
 
-/** The engine's metrics and the door's. */
-export async function metricsOf(door: Pick<DoorContext, 'engine' | 'doorMetrics'>): Promise<string> {
+/** The engine's metrics and those of the doors. */
+async function metricsOf(door: DoorContext): Promise<string> {
   const parts = await Promise.all([door.engine.metrics(), door.doorMetrics()]);
   return parts.join('\n');
 }
