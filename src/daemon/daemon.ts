@@ -25,6 +25,7 @@ export class Daemon {
   private readonly http: HttpDoor | null;
   private readonly doors: Doors;
   private readonly metrics: Server | null;
+  private readonly startedMs: number;
   private stopped: Promise<void> | null = null;
 
   private constructor(parts: {
@@ -35,6 +36,7 @@ export class Daemon {
     http: HttpDoor | null;
     doors: Doors;
     metrics: Server | null;
+    startedMs: number;
   }) {
     this.settings = parts.settings;
     this.log = parts.log;
@@ -43,6 +45,7 @@ export class Daemon {
     this.http = parts.http;
     this.doors = parts.doors;
     this.metrics = parts.metrics;
+    this.startedMs = parts.startedMs;
   }
 
   /** Serves when the promise is done. What had been opened before a failure is closed again. */
@@ -65,9 +68,7 @@ export class Daemon {
         http = await openHttp((await httpModule).HttpDoor, { at, gid, engine, log, settings, metrics: doorMetrics });
       doors = await Doors.open({ engine, log, settings, gid, handedOver, metrics: doorMetrics });
       const metrics = await listenForMetrics(settings.metrics_address, [engine, { metrics: () => doorMetrics.text() }]);
-      const daemon = new Daemon({ settings, log, manager, engine, http, doors, metrics });
-      daemon.announce(elapsedMs(began));
-      return daemon;
+      return new Daemon({ settings, log, manager, engine, http, doors, metrics, startedMs: elapsedMs(began) });
     } catch (error) {
       await http?.close(0);
       await doors?.close(0);
@@ -116,7 +117,8 @@ export class Daemon {
     this.log.info({ duration_ms: elapsedMs(began) }, 'stopped');
   }
 
-  private announce(durationMs: number): void {
+  /** Says that it serves: from now on it may be told to stop. */
+  announce(): void {
     const socket = this.http === null ? 'off' : this.settings.http_socket;
     this.log.info(
       {
@@ -125,7 +127,7 @@ export class Daemon {
         ...this.engine.placement(),
         socket,
         ...this.doors.sockets(this.settings),
-        duration_ms: durationMs,
+        duration_ms: this.startedMs,
       },
       'serving',
     );

@@ -54,6 +54,8 @@ function untilStopped(daemon: Daemon, load: () => Configuration, { log }: Daemon
     };
     process.on('SIGTERM', stop);
     process.on('SIGINT', stop);
+    // not before: whoever reads this may send a signal at once
+    daemon.announce();
   });
 }
 
