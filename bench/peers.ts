@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { closeSync, existsSync, mkdirSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -194,7 +194,8 @@ function childrensMs(said: string): number {
 
 /**
  * All work that nobody can leave out: inflating, sha256 of blobs and tars, writing the tars durably; each by itself at its
- * best rate, together divided by the cores, or the inflating of the largest layer where that is longer.
+ * best rate (of all layers at once: what each start of a program or file would add is nobody's work), together divided by
+ * the cores, or the inflating of the largest layer where that is longer.
  */
 const bareWork: Contender = {
   name: 'floor: inflate, hash, write',
@@ -207,16 +208,23 @@ const bareWork: Contender = {
     const writing = await timed(() => run('dd', [`if=${tars}`, `of=${join(home, 'tars')}`, 'bs=1M', 'conv=fdatasync']));
     let inflating = 0;
     let longest = 0;
-    for (const blob of form === 'gzip' ? blobs(image) : []) {
-      const ms = await timed(() => run('sh', ['-c', `igzip -dc '${blob}' > /dev/null`]));
-      inflating += ms;
-      longest = Math.max(longest, ms);
-      hashing += timedDigest(blob);
+    if (form === 'gzip') {
+      const all = blobs(image);
+      const largest = all.reduce((a, b) => (statSync(b).size > statSync(a).size ? b : a));
+      inflating = await inflatingOf(all);
+      longest = all.length > 1 ? await inflatingOf([largest]) : inflating;
+      for (const blob of all) hashing += timedDigest(blob);
     }
     const ms = Math.max((hashing + writing + inflating) / availableParallelism(), longest);
     return { ms, beside: { hashing: ['ms', hashing] } };
   },
 };
+
+/** Milliseconds that one igzip takes for these files. */
+function inflatingOf(files: readonly string[]): Promise<number> {
+  const names = files.map((file) => `'${file}'`).join(' ');
+  return timed(() => run('sh', ['-c', `igzip -dc ${names} > /dev/null`]));
+}
 
 function blobs(image: Fixture): string[] {
   return image.layers.map(({ blobDigest }) => join(image.forms.ociLayout.path, 'blobs', blobDigest.replace(':', '/')));

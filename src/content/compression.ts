@@ -36,7 +36,7 @@ async function* prepend(first: Buffer, rest: AsyncGenerator<Buffer>): AsyncGener
 }
 
 /**
- * The uncompressed bytes, in chunks of at most 1 MiB, made on another thread one step ahead of the consumer. `source`
+ * The uncompressed bytes, in chunks of at most 2 MiB, made on another thread one step ahead of the consumer. `source`
  * should come in large chunks (see {@link openCompressed}). Throws COMPRESSION_INVALID for a stream that is damaged, cut
  * off or followed by other bytes, LAYER_LIMIT above `maxSize`, COMPRESSION_UNSUPPORTED where nothing here can inflate it.
  */

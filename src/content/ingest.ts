@@ -17,16 +17,6 @@ import type { LayerSink, RootAttributes, StoredFacts } from './sink.js';
 import { abortable } from './source-abort.js';
 import type { ByteSource } from './source.js';
 
-/**
- * Where scanning a chunk and what the sink does with its entries takes longer than this, hashing moves to another thread.
- * Where it takes less (large files), hashing there and waiting for it costs a fifth more than hashing here, unless this
- * thread has another layer to go on with meanwhile.
- */
-const BUSY_MS = 1;
-
-/** Layers that come in on this thread. */
-let comingIn = 0;
-
 /** What the bytes must turn out to be. */
 export interface Expectation {
   /** Digest of the bytes as they come. */
@@ -95,7 +85,6 @@ export async function takeIn(
   const stop = new AbortController();
   const signal = hooks.signal === undefined ? stop.signal : AbortSignal.any([hooks.signal, stop.signal]);
   const intake = new Intake(sink, hooks, expect.maxEntries);
-  comingIn += 1;
   try {
     const blob = await openCompressed(abortable(source, signal));
     const tar = inflate(blob.source, blob.compression, {
@@ -115,8 +104,6 @@ export async function takeIn(
     return { settle: (synced) => orAborted(sink, async () => ({ ...layer, facts: await sink.settle(await synced) })) };
   } catch (thrown) {
     return orAborted(sink, () => Promise.reject(thrown as Error));
-  } finally {
-    comingIn -= 1;
   }
 }
 
@@ -142,8 +129,6 @@ class Intake implements TarHandler {
   private bytesIn = 0;
   private bytesOut = 0;
   private hasPayload = false;
-  /** The entries of the last chunk took this thread longer than hashing it would. */
-  private busy = false;
 
   constructor(sink: LayerSink, hooks: IngestHooks, maxEntries: number | undefined) {
     this.sink = sink;
@@ -151,25 +136,19 @@ class Intake implements TarHandler {
     this.tree = new LayerTree(maxEntries === undefined ? undefined : { maxEntries });
   }
 
-  private get hasOtherWork(): boolean {
-    return this.busy || comingIn > 1;
-  }
-
   /** The bytes as they come. Of a plain tar one digest serves both. */
   tap(chunk: Buffer, compression: Compression): Promise<void> | undefined {
     this.bytesIn += chunk.length;
-    return compression === 'none' ? undefined : this.blobDigester.update(chunk, this.hasOtherWork);
+    return compression === 'none' ? undefined : this.blobDigester.update(chunk, true);
   }
 
   /** The bytes of the tar. */
   async take(chunk: Buffer): Promise<void> {
     // The chunk is theirs, on other threads, until both are done: also if the scanner refuses it meanwhile.
-    const elsewhere = [this.sink.bytes(chunk), this.tarDigester.update(chunk, this.hasOtherWork)];
+    const elsewhere = [this.sink.bytes(chunk), this.tarDigester.update(chunk, true)];
     let outcomes: PromiseSettledResult<unknown>[] = [];
-    const started = performance.now();
     try {
       this.scanner.write(chunk);
-      this.busy = performance.now() - started > BUSY_MS;
     } finally {
       outcomes = await Promise.allSettled(elsewhere.filter((work) => work !== undefined));
     }
