@@ -11,7 +11,7 @@
  * stack. A *snapshot* has a directory `s/DIR`.
  *
  * Laws every driver keeps:
- *  - What it makes is complete and durable when `sink.commit()` or `create()` has returned; before that nobody refers to
+ *  - What it makes is complete and durable when `sink.settle()` or `create()` has returned; before that nobody refers to
  *    it. A row follows, never precedes. So a half-made directory is garbage that nobody will miss.
  *  - It never changes a stored layer once committed, but for `inherit()` before the first chain uses it.
  *  - It removes nothing recursively in a call: the store renames a directory into the trash and unlinks it later.
