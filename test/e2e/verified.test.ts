@@ -14,9 +14,11 @@ import { ignore, needsFixtures, never, TESTED_DRIVERS, withStore, type TestStore
 let tiny: Fixture;
 let middle: WrittenLayer;
 let oci: FixtureFile;
+let deep: Fixture;
 
 beforeAll(async () => {
   tiny = await fixture('tiny');
+  deep = await fixture('deep');
   oci = tiny.forms.ociArchive;
   const [, layer] = tiny.layers;
   if (layer === undefined) throw new Error('the fixture has no second layer');
@@ -112,6 +114,35 @@ describeWith('verified loads', needsFixtures(), () => {
           await expectNothing(store);
         }),
       );
+    });
+
+    it('tells which of many small layers is wrong, and takes none of them', async () => {
+      await withLayout(deep, (layout) =>
+        withStore({ driver }, async (store) => {
+          const wrong = deep.layers[100];
+          if (wrong === undefined) throw new Error('the fixture has too few layers');
+          const found = layout.flip(wrong.blobDigest, 5);
+          const failure = await failureOf(store.load(layout.path));
+          expect(failure).toMatchObject({
+            code: 'BLOB_DIGEST_MISMATCH',
+            details: { expected: wrong.blobDigest, found },
+          });
+          await expectNothing(store);
+        }),
+      );
+    });
+
+    it('takes many small layers from two loads at once, each of them once', async () => {
+      await withStore({ driver }, async (store) => {
+        const { ociArchive, dockerArchive } = deep.forms;
+        const loads = await Promise.all([store.load(ociArchive.path), store.load(dockerArchive.path)]);
+        const diffIds = new Set(deep.layers.map(({ diffId }) => diffId));
+        expect(sum(loads, 'layersLoaded')).toBe(diffIds.size);
+        for (const { images } of loads) {
+          expect(images[0]?.layers.map(({ diffId }) => diffId)).toEqual(deep.layers.map(({ diffId }) => diffId));
+        }
+        expect((await store.check()).problems).toEqual([]);
+      });
     });
 
     it('refuses truncated archives, wherever they end', async () => {
