@@ -130,6 +130,8 @@ export interface LayerKeeper {
   lower(layer: StoredLayer): string | null;
   /** Takes back what keeps `l/DIR` from being renamed and unlinked. Idempotent; MOUNT_BUSY names the holder. */
   release(layer: StoredLayer): void;
+  /** Gives back memory in which what was read of the layer lies a second time. Costs nothing but that memory. */
+  settle?(layer: StoredLayer): void;
   /** Whether the layer's own files are there: a few calls, for a start with thousands of layers. */
   looksWhole(layer: StoredLayer): boolean;
   /** Re-reads every byte and compares with the catalog and the diff ID. `quick`: presence and sizes only. */

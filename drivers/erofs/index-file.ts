@@ -63,10 +63,21 @@ export function isRightIndex({ diffId, files }: Omit<IndexedLayer, 'tree'>, from
 
 /** Cheap: a file is there, starts as an image, is as long as it says, and is sealed. */
 export function isWholeIndex(path: string): boolean {
+  return inspect(path, () => true);
+}
+
+/** Reads all of it: besides being whole, it is what was sealed. Afterwards it is in the page cache, for who mounts it. */
+export function isSoundIndex(path: string): boolean {
+  return inspect(path, holdsSeal);
+}
+
+function inspect(path: string, further: (fd: number, seal: Seal) => boolean): boolean {
   const fd = openIfThere(path);
   if (fd === null) return false;
   try {
-    return isHeadOf(readUpTo(fd, 0, HEAD_BYTES), fstatSync(fd).size - SEAL_BYTES) && readSeal(fd) !== null;
+    if (!isHeadOf(readUpTo(fd, 0, HEAD_BYTES), fstatSync(fd).size - SEAL_BYTES)) return false;
+    const seal = readSeal(fd);
+    return seal !== null && further(fd, seal);
   } finally {
     closeSync(fd);
   }

@@ -4,11 +4,13 @@ import { writeInherited } from '../../src/content/inherited.js';
 import type { InheritedDirectory } from '../../src/content/sink.js';
 import { toLayerdError } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
+import { dropFromCache } from '../../src/disk/cache.js';
 import type { LayerFault, StoredLayer } from '../driver.js';
 import { isDamage, mediumError, tarDamaged, TarLayers } from '../tar-layers.js';
 import type { TarLayer } from '../tar-sink.js';
 import {
   isRightIndex,
+  isSoundIndex,
   isWholeIndex,
   replaceIndexFile,
   scanTarFile,
@@ -24,10 +26,12 @@ export class ErofsLayers extends TarLayers {
   /** Whole stacks as one layer. */
   readonly merged: MergedStacks;
   private readonly mounts: LayerMounts;
+  private readonly directio: boolean;
 
   constructor(places: Places, { directio }: { directio: boolean }) {
     // With directio the mount never reads through the page cache of the tar; without, what import left there is used.
     super({ driver: 'erofs', places, dropCache: directio });
+    this.directio = directio;
     this.merged = new MergedStacks(places, { directio });
     this.mounts = new LayerMounts(places.layerMounts, { directio });
   }
@@ -48,13 +52,17 @@ export class ErofsLayers extends TarLayers {
     const files = this.files(layer);
     const size = this.sizeOfTar(layer);
     if (size !== layer.size) throw tarDamaged(files.tar, layer, size);
-    // Made again when it is lost or cut off; damage inside it is for `verify` to find.
-    if (!isWholeIndex(files.index)) this.repairBeside(layer);
+    if (!isSoundIndex(files.index)) this.repairBeside(layer);
     return this.mounts.mount(layer.dir, { index: files.index, tars: [files.tar] });
   }
 
   override release(layer: StoredLayer): void {
     this.mounts.release(layer.dir, { force: false });
+  }
+
+  /** What was read through the mount is in its cache; the tar's pages, through which it came, only take room. */
+  settle(layer: StoredLayer): void {
+    if (!this.directio) dropFromCache(this.files(layer).tar);
   }
 
   protected override writeBeside({ directory, diffId, size, tree }: TarLayer): string[] {

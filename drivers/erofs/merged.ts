@@ -16,7 +16,7 @@ import { isErrno } from '../../src/core/errors.js';
 import type { Places } from '../../src/core/places.js';
 import { syncPath } from '../../src/disk/sync.js';
 import type { Lower, StoredLayer, TreeKeeper } from '../driver.js';
-import { emitImage, isWholeIndex, scanTarFile, writePieces, type IndexedLayer } from './index-file.js';
+import { emitImage, isSoundIndex, isWholeIndex, scanTarFile, writePieces, type IndexedLayer } from './index-file.js';
 import type { IndexSource } from './index-writer.js';
 import { layerFiles } from './layer-files.js';
 import { LayerMounts, type MountImage } from './mounts.js';
@@ -81,14 +81,14 @@ export class MergedStacks implements TreeKeeper {
 
   /**
    * The merged root, inside its mount; mounts it first if it is not (idempotent), and makes the index again from the
-   * tars if it was lost since {@link ensure}.
+   * tars if it was lost or damaged since {@link ensure}.
    */
   lower(stack: readonly StoredLayer[]): string {
     const name = nameOf(stack);
     const found = this.mounts.find(name);
     if (found !== null) return found;
     const tars = stack.map(({ dir }) => layerFiles(this.places.layer(dir)).tar);
-    if (!isWholeIndex(this.indexOf(name))) this.publish(name, stack, tars.map(scanTarFile));
+    if (!isSoundIndex(this.indexOf(name))) this.publish(name, stack, tars.map(scanTarFile));
     const image: MountImage = { index: this.indexOf(name), tars };
     return this.mounts.mount(name, image);
   }
@@ -119,10 +119,10 @@ export class MergedStacks implements TreeKeeper {
     syncPath(this.places.trees);
   }
 
-  /** Another thread may have made the same one meanwhile: then that is it, if it is whole. */
+  /** Another thread may have made the same one meanwhile: then that is it, if it is sound. */
   private rename(part: string, name: string): void {
     const path = this.places.tree(name);
-    if (!isWholeIndex(this.indexOf(name))) rmSync(path, { recursive: true, force: true });
+    if (!isSoundIndex(this.indexOf(name))) rmSync(path, { recursive: true, force: true });
     try {
       renameSync(part, path);
     } catch (thrown) {

@@ -14,7 +14,7 @@ import { removeMountPoint } from '../../src/linux/mount-point.js';
 import { readMountinfo } from '../../src/linux/mountinfo.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
-import { prefetch, withReadahead } from './readahead.js';
+import { withReadahead } from './readahead.js';
 
 /** An index and the tars that it points into, in the order of its devices. */
 export interface MountImage {
@@ -61,7 +61,6 @@ export class LayerMounts {
       } finally {
         close(fd);
       }
-      prefetch(image.index);
       const id = mountIdOf(bytesOf(target));
       if (id !== null) this.known.set(dir, id);
       return join(target, LAYER_DIRECTORY);

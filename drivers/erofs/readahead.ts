@@ -1,13 +1,12 @@
 /**
  * Reading a cold mount as fast as the disk can. The kernel gives every EROFS mount a readahead of 128 KiB, whatever its
- * files lie on, and reads the index page by page as it is walked.
+ * files lie on. (The index is in the page cache when it is mounted: it has been read to see whether it is sound.)
  */
-import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { bytesOf } from '../../src/core/bytes.js';
 import { isErrno } from '../../src/core/errors.js';
 import { AT_FDCWD } from '../../src/linux/files.js';
 import { statAt, type DeviceNumber } from '../../src/linux/stat.js';
-import { ADVICE, fadvise } from '../../src/linux/sync.js';
 
 /** The mount's settings are in sysfs under a name with a running number that nothing else tells. */
 const SETTINGS = '/sys/class/bdi';
@@ -17,8 +16,6 @@ const KERNEL_KIB = 128;
 const DISKLESS_KIB = 4096;
 /** In a small tar no file gains from it, and sysfs costs more than the mount. */
 const WORTHWHILE_BYTES = 1024 * 1024;
-/** A large index is read while it is walked. */
-const PREFETCH_BYTES = 16 * 1024 * 1024;
 
 /**
  * Runs `mount`, which makes one EROFS mount of these files, and gives the mount the readahead of their disk. Nobody else
@@ -33,16 +30,6 @@ export function withReadahead<T>(tars: readonly string[], mount: () => T): T {
   const mounted = mount();
   for (const name of erofsSettings()) if (!before.has(name)) setReadahead(name, kib);
   return mounted;
-}
-
-/** Starts reading an index (its first 16 MiB) into the page cache; does not wait. */
-export function prefetch(index: string): void {
-  const fd = openSync(index, 'r');
-  try {
-    fadvise(fd, 0, PREFETCH_BYTES, ADVICE.willNeed);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** Readahead of the disk of a file system, in KiB. */

@@ -27,6 +27,9 @@ export interface CollectorSettings {
 /** After a deletion the collector runs this much later, so that a row of deletions is one pass. */
 const SOON_MS = 2_000;
 
+/** Layers in use of which memory is given back in one short job. */
+const SETTLED_AT_ONCE = 64;
+
 /** Whose background work a collection takes along. */
 interface CollectorParts {
   imageFiles: ImageFiles;
@@ -45,6 +48,7 @@ export class Collector {
   private timer: { handle: NodeJS.Timeout; at: number } | null = null;
   private running: Promise<unknown> = Promise.resolve();
   private sweeping: Promise<void> | null = null;
+  private settled = performance.now();
   private readonly closing = new AbortController();
 
   constructor(context: StoreContext, parts: CollectorParts, settings: CollectorSettings) {
@@ -198,6 +202,16 @@ export class Collector {
     }
   }
 
+  /** Once in an interval: what containers read through the mount of a layer need not lie in memory a second time. */
+  private async settle(): Promise<void> {
+    if (performance.now() - this.settled < this.settings.intervalMs) return;
+    this.settled = performance.now();
+    const layers = [...this.trees.layersInUse()];
+    for (let at = 0; at < layers.length && !this.closing.signal.aborted; at += SETTLED_AT_ONCE) {
+      await this.context.pool.run('short', 'layers.settle', { layers: layers.slice(at, at + SETTLED_AT_ONCE) });
+    }
+  }
+
   private next(): void {
     if (this.settings.intervalMs > 0) this.schedule(this.settings.intervalMs);
   }
@@ -220,6 +234,7 @@ export class Collector {
     this.timer = null;
     try {
       await this.collect({});
+      await this.settle();
     } catch (thrown) {
       this.context.log.error({ error: toLayerdError(thrown).toBody() }, 'garbage collection failed');
     }

@@ -1,5 +1,5 @@
 /** Trees of chains: a cache below t/ of drivers that need one. What no container lies on goes with a collection. */
-import type { Lower } from '../../drivers/driver.js';
+import type { Lower, StoredLayer } from '../../drivers/driver.js';
 import type { DriverName } from '../core/words.js';
 import { stackOf, type StoreContext } from './context.js';
 
@@ -28,6 +28,12 @@ export class Trees {
     } finally {
       this.users.delete(user);
     }
+  }
+
+  /** The stored layers that snapshots lie on, each once. */
+  layersInUse(): Set<StoredLayer> {
+    const layers = this.needed().flatMap(({ stack }) => stack.filter((lower) => lower.driver !== 'upper'));
+    return new Set(new Map(layers.map((layer) => [layer.dir, layer])).values());
   }
 
   /** What a collection would take, and how much it holds. */

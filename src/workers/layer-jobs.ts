@@ -193,6 +193,12 @@ export function layerJobs(drivers: Drivers, places: Places, limits: EngineConfig
       return measureTree(places.layer(args.layer.dir));
     },
 
+    /** Memory that layers in use hold twice. */
+    'layers.settle': ({ layers }: { layers: readonly StoredLayer[] }): Promise<void> => {
+      for (const layer of layers) keeper(layer).settle?.(layer);
+      return Promise.resolve();
+    },
+
     /** What a stored layer says of itself: for a database that is made anew. Throws LAYER_DAMAGED. */
     'layer.describe': async ({ dir }: { dir: string }): Promise<DescribedLayer> => {
       const directory = places.layer(dir);

@@ -4,7 +4,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { sha256 } from '../../src/core/digest.js';
 import { toLayerdError } from '../../src/core/errors.js';
 import type { DriverName, MigrateReport, Progress } from '../../src/core/words.js';
 import { makeHome, removeHome, TestDaemon } from '../cli/daemon.js';
@@ -15,7 +14,7 @@ import { mergeModel } from '../model/merge-model.js';
 import { layerTar, type EntrySpec } from '../model/spec.js';
 import { compareTrees, describeTree, showDifferences, type TreeListing } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { descriptor, layoutMembers, named, testImage, writeMembers, type TestLayer } from '../unit/image-synthetic.js';
+import { descriptor, layoutMembers, named, plainLayer, testImage, writeMembers } from '../unit/image-synthetic.js';
 import { thrownBy } from '../unit/linux-fixture.js';
 import { allocatedBytes, ignore, never, withStore, type TestStore } from './store.js';
 
@@ -42,7 +41,10 @@ let archive: string;
 
 beforeAll(() => {
   archive = mkdtempSync(join(tmpdir(), 'layerd-migrate-'));
-  const images = Object.entries(IMAGES).map(([ref, layers]) => ({ ref, image: testImage(layers.map(asLayer)) }));
+  const images = Object.entries(IMAGES).map(([ref, layers]) => ({
+    ref,
+    image: testImage(layers.map((entries) => plainLayer(layerTar(entries)))),
+  }));
   writeMembers(
     archive,
     layoutMembers(
@@ -52,12 +54,6 @@ beforeAll(() => {
   );
 });
 afterAll(() => rmSync(archive, { recursive: true, force: true }));
-
-function asLayer(entries: EntrySpec[]): TestLayer {
-  const tar = layerTar(entries);
-  const digest = sha256(tar);
-  return { tar, diffId: digest, blob: tar, digest, mediaType: 'application/vnd.oci.image.layer.v1.tar' };
-}
 
 function expected(ref: string): TreeListing {
   return listModel(mergeModel(IMAGES[ref] ?? []));

@@ -1,12 +1,12 @@
 /** Many containers on one image have every lower byte in common, on disk and in the page cache. */
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { run } from '../../bench/fixtures/shell.js';
+import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { dockerMembers, tarOf, testImage } from '../unit/image-synthetic.js';
-import { sha256 } from '../../src/core/digest.js';
+import { dockerMembers, plainLayer, tarOf, testImage } from '../unit/image-synthetic.js';
 import { allocatedBytes, withStore } from './store.js';
 
 const CONTAINERS = 200;
@@ -18,10 +18,8 @@ const content = randomBytes(FILE_BYTES);
 /** A docker-archive of one layer with one large file. */
 function archiveIn(home: string): string {
   const tar = tarOf([{ path: 'large', bytes: content }]);
-  const diffId = sha256(tar);
-  const layer = { tar, diffId, blob: tar, digest: diffId, mediaType: 'application/vnd.oci.image.layer.v1.tar' };
   const path = join(home, 'large.tar');
-  writeFileSync(path, tarOf(dockerMembers([{ image: testImage([layer]), tags: ['test/large:1'] }])));
+  writeFileSync(path, tarOf(dockerMembers([{ image: testImage([plainLayer(tar)]), tags: ['test/large:1'] }])));
   return path;
 }
 
@@ -64,4 +62,26 @@ describeWith('containers on one image', [needsRoot(), needsProgram('fincore', 'u
       });
     }, 120_000);
   });
+
+  it.each([false, true])(
+    'by erofs have them in memory once, whatever it reads through (directio: %s)',
+    async (directio) => {
+      const { driverOptions } = DEFAULT_ENGINE_CONFIG;
+      const gc = { intervalMs: 500, graceMs: 0 };
+      await withStore(
+        { driver: 'erofs', driverOptions: { ...driverOptions, erofs: { directio } }, gc },
+        async (store) => {
+          await store.load(archiveIn(store.home), { platform: PLATFORM });
+          const [dir = ''] = readdirSync(join(store.config.root, 'l'));
+          const tar = join(store.config.root, 'l', dir, 'tar');
+          const files: string[] = [];
+          for (const name of ['one', 'two']) files.push(join(await store.container('test/large:1', name), 'large'));
+          for (const file of files) expect(readFileSync(file).equals(content)).toBe(true);
+          await expect.poll(() => cached(tar), { timeout: 60_000 }).toBeLessThan(MIB);
+          for (const file of files) expect(await cached(file)).toBeGreaterThan(FILE_BYTES / 2);
+        },
+      );
+    },
+    120_000,
+  );
 });

@@ -316,13 +316,22 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
     },
   );
 
-  it('mounts all the same when only its index is lost or cut off', async () => {
+  it('mounts all the same when only its index is lost, cut off, or damaged anywhere in it', async () => {
     using scratch = new Scratch();
     const layer = await stored(scratch);
     const { index } = filesOf(scratch, layer);
     const before = readFileSync(index);
-    for (const damage of [() => rmSync(index), () => truncateSync(index, 100)]) {
+    const damages = [
+      () => rmSync(index),
+      () => truncateSync(index, 100),
+      // the superblock, an inode or a name, the seal
+      ...[1024 + 44, 2048, before.length - SEAL_BYTES - 100, before.length - 40].map(
+        (at) => () => overwrite(index, at, 'X'),
+      ),
+    ];
+    for (const damage of damages) {
       damage();
+      expect(existsSync(index) && readFileSync(index).equals(before)).toBe(false);
       expect(readFileSync(join(open(scratch).lower(layer), 'dir/file'), 'utf8')).toBe('content of a file');
       expect(readFileSync(index).equals(before)).toBe(true);
       open(scratch).release(layer);

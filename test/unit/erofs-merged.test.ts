@@ -29,7 +29,7 @@ function layer(i: number, more: Partial<StoredLayer> = {}): StoredLayer {
 }
 
 describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
-  it('may be deeper than overlay takes', async () => {
+  it('may be deeper than overlay takes', { timeout: 300_000 }, async () => {
     using scratch = new Scratch();
     const layers = Array.from({ length: 600 }, (_, i): Entry[] => [
       { path: `layer ${i}`, content: Buffer.from(`content ${i}`) },
@@ -61,7 +61,7 @@ describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
     expect(mountsBelow(places.run)).toEqual([]);
   });
 
-  it('is mounted once, found again, made again when it is lost, and gone after release', async () => {
+  it('is mounted once, found again, made again when it is lost or damaged, and gone after release', async () => {
     using scratch = new Scratch();
     const stack = await stackOf(scratch, [
       [{ path: 'a', content: Buffer.from('1') }],
@@ -81,6 +81,12 @@ describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
     expect(readdirSync(open(scratch).lower(stack))).toEqual(['a']);
     expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);
     open(scratch).release(name);
+    for (const at of [1500, image.length - 300]) {
+      writeFileSync(join(scratch.places.tree(name), 'index'), Buffer.from(image).fill(0xff, at, at + 8));
+      expect(readdirSync(open(scratch).lower(stack))).toEqual(['a']);
+      expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);
+      open(scratch).release(name);
+    }
     truncateSync(join(scratch.places.tree(name), 'index'), 2048);
     expect(await open(scratch).ensure(stack)).toBe(name);
     expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);

@@ -35,6 +35,12 @@ export function testLayer(content: string, gzip = false): TestLayer {
   return { tar, diffId: sha256(tar), blob, digest: sha256(blob), mediaType };
 }
 
+/** A layer that travels as the tar it is. */
+export function plainLayer(tar: Buffer): TestLayer {
+  const digest = sha256(tar);
+  return { tar, diffId: digest, blob: tar, digest, mediaType: `${OCI}.layer.v1.tar` };
+}
+
 export function testImage(layers: TestLayer[], architecture = 'amd64', extra: object = {}): TestImage {
   const config = json({
     os: 'linux',

@@ -13,7 +13,7 @@ import { expectEqualTrees } from './stacks.js';
  * Every layer writes a file of its own and the common one, and removes that of the eighth layer below it; some only
  * imply the directory, which costs a look at all layers below.
  */
-function deepStack(depth: number, { implied }: { implied: boolean }): EntrySpec[][] {
+export function deepStack(depth: number, { implied }: { implied: boolean }): EntrySpec[][] {
   return Array.from({ length: depth }, (_, index) => [
     ...(implied && index % 8 === 1 ? [] : [dir('own')]),
     file(`own/${index}`, `${index}`),
