@@ -8,7 +8,7 @@ export interface Figure {
   scenario: string;
   driver: string;
   fixture: string;
-  unit: 'ms' | 's' | 'MB' | 'per second';
+  unit: 'µs' | 'ms' | 's' | 'MB' | 'per second';
   runs: number[];
 }
 
@@ -45,6 +45,21 @@ export async function timed(work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();
   await work();
   return performance.now() - started;
+}
+
+/** What a script took, all its processes: milliseconds, and those that processors were busy for it. */
+export interface ScriptTime {
+  ms: number;
+  cpuMs: number;
+}
+
+/** Runs a script of bash, which prints nothing, with these arguments. */
+export async function timedScript(script: string, args: readonly string[] = [], cwd = '/'): Promise<ScriptTime> {
+  const measured = `TIMEFORMAT='%3R %3U %3S'; exec 3>&2; { time { ${script}; } 2>&3; } 2>&1`;
+  const [real = NaN, user = NaN, system = NaN] = (await run('bash', ['-c', measured, 'bash', ...args], { cwd }))
+    .split(' ')
+    .map((seconds) => Number(seconds) * 1000);
+  return { ms: real, cpuMs: user + system };
 }
 
 /** Runs `work` `total` times, `clients` at once; returns the milliseconds of each and of all. */
@@ -106,6 +121,22 @@ export function table(figures: readonly Figure[]): string {
     figure.runs.length > 1 ? `(${shown(Math.min(...figure.runs))} – ${shown(Math.max(...figure.runs))})` : '',
   ]);
   return columns([['DRIVER', 'FIXTURE', 'SCENARIO', 'MEDIAN', 'RANGE'], ...rows]);
+}
+
+/** Medians as a table of Markdown: a column for each driver. */
+export function markdown(figures: readonly Figure[]): string {
+  const drivers = [...new Set(figures.map(({ driver }) => driver))];
+  const rows = new Map<string, Map<string, number>>();
+  for (const { fixture, scenario, unit, driver, runs } of figures) {
+    const what = `${fixture} | ${scenario}, ${unit}`;
+    const row = rows.get(what) ?? new Map<string, number>();
+    rows.set(what, row.set(driver, median(runs)));
+  }
+  const cell = (value: number | undefined): string => (value === undefined ? '' : shown(value));
+  const lines = [...rows].map(
+    ([what, row]) => `| ${what} | ${drivers.map((name) => cell(row.get(name))).join(' | ')} |`,
+  );
+  return [`| | | ${drivers.join(' | ')} |`, `|---|---|${'---|'.repeat(drivers.length)}`, ...lines, ''].join('\n');
 }
 
 /** Rows of cells as lines, each column as wide as its widest cell. */

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { startDaemon } from '../examples/private-daemon.js';
 import type { Fixture } from './fixtures/fixtures.js';
 import { ended, run } from './fixtures/shell.js';
-import { cpuMs, peakMb, timed, type Figure } from './harness.js';
+import { cpuMs, peakMb, timed, timedScript, type Figure } from './harness.js';
 
 /** How the layers come: compressed, or as plain tars. */
 export type Form = 'gzip' | 'plain';
@@ -167,29 +167,22 @@ const extraction: Contender = {
   name: 'floor: tar -x',
   kind: 'floor',
   forms: ['gzip', 'plain'],
-  programs: ['igzip', 'tar'],
-  import: async (image, form, home) => {
-    const sources = form === 'gzip' ? blobs(image).map((path) => `igzip -dc '${path}'`) : await members(image);
-    let cpu = 0;
-    const ms = await timed(async () => {
-      for (const [index, source] of sources.entries()) {
-        const target = join(home, String(index));
-        mkdirSync(target);
-        const said = await run('sh', ['-c', `${source} | tar -x --numeric-owner -p -C '${target}'; times`]);
-        cpu += childrensMs(said);
-      }
-    });
-    return { ms, beside: { 'processor time of an import': ['ms', cpu] } };
-  },
+  programs: ['bash', 'igzip', 'tar'],
+  import: extractLayers,
 };
 
-/** What sh's `times` says of its children: minutes and seconds, user and system, on its second line. */
-function childrensMs(said: string): number {
-  let ms = 0;
-  for (const [, minutes, seconds] of (said.trim().split('\n').at(-1) ?? '').matchAll(/(\d+)m([\d.]+)s/g)) {
-    ms += Number(minutes) * 60_000 + Number(seconds) * 1000;
+/** Each layer into a directory of its own below `home`, as it is: whiteouts are files. */
+export async function extractLayers(image: Fixture, form: Form, home: string): Promise<Imported> {
+  const sources = form === 'gzip' ? blobs(image).map((path) => `igzip -dc '${path}'`) : await members(image);
+  const whole = { ms: 0, cpuMs: 0 };
+  for (const [index, source] of sources.entries()) {
+    const target = join(home, String(index));
+    mkdirSync(target);
+    const { ms, cpuMs: busy } = await timedScript(`${source} | tar -x --numeric-owner -p -C '${target}'`);
+    whole.ms += ms;
+    whole.cpuMs += busy;
   }
-  return ms;
+  return { ms: whole.ms, beside: { 'processor time of an import': ['ms', whole.cpuMs] } };
 }
 
 /**
@@ -226,7 +219,7 @@ function inflatingOf(files: readonly string[]): Promise<number> {
   return timed(() => run('sh', ['-c', `igzip -dc ${names} > /dev/null`]));
 }
 
-function blobs(image: Fixture): string[] {
+export function blobs(image: Fixture): string[] {
   return image.layers.map(({ blobDigest }) => join(image.forms.ociLayout.path, 'blobs', blobDigest.replace(':', '/')));
 }
 

@@ -2,8 +2,12 @@
  * npm run bench [-- --drivers erofs,overlay2 --fixtures debian-node,deep --runs 3 --json FILE --smoke]
  * npm run bench -- --peers [--only hand,commits,imports,containers,latency --peer-runs 1 --cycles 240 …]
  * npm run bench -- --flat [--layers 10000]
+ * npm run bench -- --reading [--drivers erofs,erofs+directio,overlay2,btrfs,copy]
+ * npm run bench -- --depth
  * Prints medians and ranges, and writes JSON. --smoke runs everything in seconds on the smallest fixture; --peers takes
- * turns with other engines and bare tools, and says which goals are met; --flat fills a store first, which takes minutes.
+ * turns with other engines and bare tools, and says which goals are met; --flat fills a store first, which takes minutes;
+ * --reading reads through containers of every driver, cold and warm, beside an extracted tree; --depth through stacks of
+ * many layers, merged and not.
  * README.md says how to read the figures.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -12,23 +16,26 @@ import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { VERSION } from '../src/core/version.js';
 import { compareContainers } from './containers.js';
+import { compareDepths } from './depth.js';
 import { fixture } from './fixtures/fixtures.js';
 import { FIXTURE_NAMES, isFixtureName, type FixtureName } from './fixtures/recipes.js';
 import { flatness } from './flat.js';
 import { verdicts } from './goals.js';
-import { table, type Figure } from './harness.js';
+import { markdown, table, type Figure } from './harness.js';
 import { compareImports, ratios } from './imports.js';
 import { latencyUnderLoad } from './latency.js';
+import { compareReading } from './reading.js';
 import { atHand, commitsOn, measure, type Scale, type Subject } from './scenarios.js';
 
 const FULL: Scale = { runs: 3, cycles: 240, clients: [1, 8, 32], files: 20_000, fileBytes: 25_000, garbage: 50_000 };
 const MEASURED: readonly FixtureName[] = ['debian-node', 'smallfiles', 'bigfile', 'deep'];
 const SMOKE: Scale = { runs: 1, cycles: 8, clients: [1, 4], files: 50, fileBytes: 1000, garbage: 1000 };
+const READ_THROUGH = 'erofs,erofs+directio,overlay2,btrfs,copy';
 const PARTS = ['hand', 'commits', 'imports', 'containers', 'latency'] as const;
 
 const { values } = parseArgs({
   options: {
-    drivers: { type: 'string', default: 'erofs,overlay2' },
+    drivers: { type: 'string' },
     fixtures: { type: 'string' },
     runs: { type: 'string' },
     json: { type: 'string', default: 'bench/out/bench.json' },
@@ -38,6 +45,8 @@ const { values } = parseArgs({
     only: { type: 'string', default: PARTS.join(',') },
     flat: { type: 'boolean', default: false },
     layers: { type: 'string', default: '10000' },
+    reading: { type: 'boolean', default: false },
+    depth: { type: 'boolean', default: false },
     cycles: { type: 'string' },
   },
 });
@@ -46,21 +55,25 @@ const scale: Scale = { ...(values.smoke ? SMOKE : FULL) };
 if (values.runs !== undefined) scale.runs = Number(values.runs);
 if (values.cycles !== undefined) scale.cycles = Number(values.cycles);
 const names = values.fixtures?.split(',').map(fixtureName) ?? (values.smoke ? ['tiny' as const] : MEASURED);
-const drivers = values.drivers.split(',');
+const drivers = (values.drivers ?? (values.reading ? READ_THROUGH : 'erofs,overlay2')).split(',');
 const best = drivers[0] ?? 'erofs';
 const base = names[0] ?? 'debian-node';
-const figures = values.flat
-  ? await flatness(best, Number(values.layers))
-  : values.peers
-    ? await goals(values.only.split(','))
-    : await scenarios();
+const figures = await measured();
 process.stdout.write(values.peers ? ratios(figures) : '');
 process.stdout.write(table(figures));
 process.stdout.write(verdicts(figures));
+if (values.reading || values.depth) process.stdout.write(markdown(figures));
 mkdirSync(dirname(values.json), { recursive: true });
 const machine = { cpus: cpus().length, model: cpus()[0]?.model ?? '', kernel: release(), node: process.version };
 writeFileSync(values.json, `${JSON.stringify({ layerd: VERSION, machine, scale, figures }, null, 2)}\n`);
 process.stderr.write(`written to ${values.json}\n`);
+
+function measured(): Promise<Figure[]> {
+  if (values.flat) return flatness(best, Number(values.layers));
+  if (values.reading) return compareReading(names, drivers, scale);
+  if (values.depth) return compareDepths(values.smoke ? [names] : [['deep'], ['debian-node', 'deep']], scale);
+  return values.peers ? goals(values.only.split(',')) : scenarios();
+}
 
 /** What the goals speak of; a part that fails is said, and does not take the others with it. */
 async function goals(parts: readonly string[]): Promise<Figure[]> {

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Figure } from '../../bench/harness.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { needsErofs } from '../unit/erofs-fixture.js';
 
 const BENCH = fileURLToPath(new URL('../../bench/run.js', import.meta.url));
 const DRIVERS = ['erofs', 'overlay2', 'copy'];
@@ -84,5 +85,44 @@ describeWith(
       const of = (fixture: string): number => figures.filter((figure) => figure.fixture === fixture).length;
       expect(of('a full store')).toBeGreaterThan(of('an empty store'));
     }, 300_000);
+  },
+);
+
+describeWith(
+  'the bench of drivers, in seconds',
+  [
+    needsRoot(),
+    needsErofs(),
+    needsProgram('busybox', 'busybox-static'),
+    needsProgram('skopeo'),
+    needsProgram('igzip', 'isal'),
+    needsProgram('fincore', 'util-linux-extra'),
+  ],
+  () => {
+    it.each([
+      { way: '--reading', by: ['erofs', 'erofs+directio', 'overlay2', 'copy', 'tar -x, sync'] },
+      { way: '--depth', by: ['a lower for each layer', 'one merged lower'] },
+    ])(
+      'measures the same by each ($way), and prints a table of it',
+      async ({ way, by }) => {
+        const directory = mkdtempSync(join(tmpdir(), 'layerd-bench-test-'));
+        try {
+          const json = join(directory, 'bench.json');
+          const flags = [way, '--smoke', '--drivers', 'erofs,erofs+directio,overlay2,copy', '--json', json];
+          const { stdout } = await promisify(execFile)(process.execPath, [BENCH, ...flags]);
+          const { figures } = JSON.parse(readFileSync(json, 'utf8')) as { figures: Figure[] };
+          expect(new Set(figures.map(({ driver }) => driver))).toEqual(new Set(by));
+          for (const driver of by) {
+            const own = figures.filter((figure) => figure.driver === driver);
+            expect(own.length, driver).toBeGreaterThan(5);
+            expect(own.every(({ runs }) => runs.length > 0 && runs.every(Number.isFinite))).toBe(true);
+          }
+          expect(stdout).toContain(`| ${[...new Set(figures.map(({ driver }) => driver))].join(' | ')} |`);
+        } finally {
+          rmSync(directory, { recursive: true, force: true });
+        }
+      },
+      300_000,
+    );
   },
 );
