@@ -21,33 +21,37 @@ import { removeHome, TestDaemon } from '../cli/daemon.js';
 /** The root of another Debian, whose containerd is to be used: it knows proxies for differs, and layerd is to be one. */
 const CHROOT = process.env['LAYERD_CONTAINERD_CHROOT'] ?? null;
 
-const DISABLED = ['grpc.v1.cri', 'snapshotter.v1.aufs', 'snapshotter.v1.btrfs', 'snapshotter.v1.devmapper']
-  .concat('snapshotter.v1.zfs', 'internal.v1.opt')
-  .map((name) => `"io.containerd.${name}"`);
+const DISABLED = ['snapshotter.v1.aufs', 'snapshotter.v1.btrfs', 'snapshotter.v1.devmapper', 'snapshotter.v1.zfs'];
+const CRI = 'grpc.v1.cri';
+
+export interface RigOptions {
+  /** Kubernetes is to be served, with this image to hold the namespaces of pods. */
+  cri?: string;
+}
 
 export class ContainerdRig {
   readonly home: string;
   private readonly args: readonly string[];
+  private readonly options: RigOptions;
   private layerd: TestDaemon | null = null;
   private containerd: { child: ChildProcess; closed: Promise<unknown> } | null = null;
 
-  private constructor(home: string, args: readonly string[]) {
+  private constructor(home: string, args: readonly string[], options: RigOptions) {
     this.home = home;
     this.args = args;
+    this.options = options;
   }
 
   /** Runs `work` with both; afterwards all of it is gone. */
-  static async with(driver: DriverName, work: (rig: ContainerdRig) => Promise<void>): Promise<void> {
+  static async with(
+    driver: DriverName,
+    work: (rig: ContainerdRig) => Promise<void>,
+    options: RigOptions = {},
+  ): Promise<void> {
     // short: clients that mount by a string have one page for it
     const home = mkdtempSync(join(tmpdir(), 'lc-'));
-    const rig = new ContainerdRig(home, [
-      '--driver',
-      driver,
-      '--containerd-address',
-      join(home, 'c'),
-      '--gc-grace',
-      '0',
-    ]);
+    const args = ['--driver', driver, '--containerd-address', join(home, 'c'), '--gc-grace', '0'];
+    const rig = new ContainerdRig(home, args, options);
     try {
       if (CHROOT !== null) await share(home, CHROOT);
       await rig.startLayerd();
@@ -223,11 +227,13 @@ export class ContainerdRig {
 
   private configuration(): string {
     mkdirSync(join(this.home, 'state'), { recursive: true });
+    const { cri } = this.options;
+    const disabled = [...DISABLED, 'internal.v1.opt', ...(cri === undefined ? [CRI] : [])];
     return `
 version = 2
 root = "${this.home}/containerd"
 state = "${this.home}/state"
-disabled_plugins = [${DISABLED.join(', ')}]
+disabled_plugins = [${disabled.map((name) => `"io.containerd.${name}"`).join(', ')}]
 [grpc]
   address = "${this.home}/c"
 [ttrpc]
@@ -235,7 +241,23 @@ disabled_plugins = [${DISABLED.join(', ')}]
 [proxy_plugins.layerd]
   type = "snapshot"
   address = "${this.home}/run/containerd.sock"
-${CHROOT === null ? '' : this.differ()}`;
+${CHROOT === null ? '' : this.differ()}${cri === undefined ? '' : this.kubernetes(cri)}`;
+  }
+
+  /** As README tells it, and what a machine needs that is no node of a cluster. */
+  private kubernetes(sandboxImage: string): string {
+    return `
+[plugins."io.containerd.${CRI}"]
+  sandbox_image = "${sandboxImage}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  stats_collect_period = 1
+  [plugins."io.containerd.${CRI}".containerd]
+    snapshotter = "layerd"
+    disable_snapshot_annotations = false
+  [plugins."io.containerd.${CRI}".cni]
+    conf_dir = "${this.home}/cni"
+`;
   }
 
   private differ(): string {
