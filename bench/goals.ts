@@ -44,6 +44,7 @@ export function verdicts(figures: readonly Figure[]): string {
     ...commits(found),
     ...flat(found),
     ...underLoad(found),
+    ...afterUnpacking(found),
     ...atHand(found),
   ];
   const cells = rows.map(({ goal, what, asked, found: value, met }) => [
@@ -209,6 +210,13 @@ function* underLoad(found: Findings): Generator<Verdict> {
   if (prepare === null || bare === null) return;
   const limit = Math.max(20, 2 * bare);
   yield most('7', `prepare p99 under load, ms (bare fdatasync: ${shown(bare)} ms)`, limit, prepare);
+}
+
+function* afterUnpacking(found: Findings): Generator<Verdict> {
+  for (const fixture of found.fixtures) {
+    const p99 = found.of('commit after unpacking p99', 'layerd erofs', fixture);
+    if (p99 !== null) yield most('7', `${fixture}: commit after unpacking by containerd, p99, ms`, 100, p99);
+  }
 }
 
 function* atHand(found: Findings): Generator<Verdict> {

@@ -90,8 +90,12 @@ const containerd: Contender = {
     ),
 };
 
-/** A private containerd with its overlay snapshotter. */
-export function withContainerd<T>(home: string, work: (socket: string) => Promise<T>): Promise<T> {
+/** A private containerd with its overlay snapshotter, and whatever else `plugins` configures. */
+export function withContainerd<T>(
+  home: string,
+  work: (socket: string) => Promise<T>,
+  plugins: readonly string[] = [],
+): Promise<T> {
   const config = join(home, 'config.toml');
   const socket = join(home, 's');
   const lines = [
@@ -101,6 +105,7 @@ export function withContainerd<T>(home: string, work: (socket: string) => Promis
     'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]',
     `[grpc]\n  address = "${socket}"`,
     `[ttrpc]\n  address = "${home}/t"`,
+    ...plugins,
   ];
   writeFileSync(config, lines.join('\n'));
   return withServer('containerd', ['--config', config], socket, () => work(socket));

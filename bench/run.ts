@@ -1,6 +1,6 @@
 /**
  * npm run bench [-- --drivers erofs,overlay2 --fixtures debian-node,deep --runs 3 --json FILE --smoke]
- * npm run bench -- --peers [--only hand,commits,imports,containers,latency --peer-runs 1 --cycles 240 …]
+ * npm run bench -- --peers [--only hand,commits,imports,containers,latency,unpacks --peer-runs 1 --cycles 240 …]
  * npm run bench -- --flat [--layers 10000]
  * npm run bench -- --reading [--drivers erofs,erofs+directio,overlay2,btrfs,copy]
  * npm run bench -- --depth
@@ -26,12 +26,23 @@ import { compareImports, ratios } from './imports.js';
 import { latencyUnderLoad } from './latency.js';
 import { compareReading } from './reading.js';
 import { atHand, commitsOn, measure, type Scale, type Subject } from './scenarios.js';
+import { commitsAfterUnpacking } from './unpacks.js';
 
-const FULL: Scale = { runs: 3, cycles: 240, clients: [1, 8, 32], files: 20_000, fileBytes: 25_000, garbage: 50_000 };
+const FULL: Scale = {
+  runs: 3,
+  cycles: 240,
+  clients: [1, 8, 32],
+  files: 20_000,
+  fileBytes: 25_000,
+  garbage: 50_000,
+  unpacks: 5,
+};
 const MEASURED: readonly FixtureName[] = ['debian-node', 'smallfiles', 'bigfile', 'deep'];
-const SMOKE: Scale = { runs: 1, cycles: 8, clients: [1, 4], files: 50, fileBytes: 1000, garbage: 1000 };
 const READ_THROUGH = 'erofs,erofs+directio,overlay2,btrfs,copy';
-const PARTS = ['hand', 'commits', 'imports', 'containers', 'latency'] as const;
+/** By containerd alone, into uppers. */
+const UNPACKED: readonly FixtureName[] = ['debian-node', 'bigfile', 'tiny'];
+const SMOKE: Scale = { runs: 1, cycles: 8, clients: [1, 4], files: 50, fileBytes: 1000, garbage: 1000, unpacks: 1 };
+const PARTS = ['hand', 'commits', 'imports', 'containers', 'latency', 'unpacks'] as const;
 
 const { values } = parseArgs({
   options: {
@@ -84,6 +95,12 @@ async function goals(parts: readonly string[]): Promise<Figure[]> {
     commits: async () => commitsOn(daemon, best, await subjectOf(base), scale),
     imports: () => compareImports(names, drivers, { runs: scale.runs, peerRuns: Number(values['peer-runs']) }),
     containers: () => compareContainers(best, { image: base, deep: names.includes('deep') ? 'deep' : base }, scale),
+    unpacks: () =>
+      commitsAfterUnpacking(
+        best,
+        names.filter((name) => UNPACKED.includes(name)),
+        scale,
+      ),
     latency: () => latencyUnderLoad(best, { image: base, load: names.includes('bigfile') ? 'bigfile' : base }, scale),
   };
   const found: Figure[] = [];

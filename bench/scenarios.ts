@@ -35,6 +35,8 @@ export interface Scale {
   fileBytes: number;
   /** Files that are swept while a large image comes in. */
   garbage: number;
+  /** How often containerd unpacks each image. */
+  unpacks: number;
 }
 
 const LAYERCTL = fileURLToPath(new URL('../src/bin/layerctl.js', import.meta.url));

@@ -58,11 +58,24 @@ describeWith(
 
     it('measures every part but the imports, which are as long as the peers take, and says which goals are met', async () => {
       const json = join(directory, 'bench.json');
-      const flags = ['--peers', '--smoke', '--drivers', 'overlay2', '--only', 'hand,commits,containers,latency'];
+      const flags = [
+        '--peers',
+        '--smoke',
+        '--drivers',
+        'overlay2',
+        '--only',
+        'hand,commits,containers,latency,unpacks',
+      ];
       const { stdout } = await promisify(execFile)(process.execPath, [BENCH, ...flags, '--json', json]);
       const { figures } = JSON.parse(readFileSync(json, 'utf8')) as { figures: Figure[] };
       const scenarios = new Set(figures.map(({ scenario }) => scenario));
-      for (const expected of ['start', 'commit of 100 changes', 'whole cycle, 4 client(s)', 'prepare p99 under load']) {
+      for (const expected of [
+        'start',
+        'commit of 100 changes',
+        'whole cycle, 4 client(s)',
+        'prepare p99 under load',
+        'commit after unpacking p99',
+      ]) {
         expect(scenarios).toContain(expected);
       }
       expect(figures.every(({ runs }) => runs.length > 0 && runs.every(Number.isFinite))).toBe(true);
