@@ -1,12 +1,13 @@
 /** A container's layer from its making to its end, by layerd, by containerd, and by bare system calls, in turns. */
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { startDaemon } from '../examples/private-daemon.js';
+import { startDaemon, type PrivateDaemon } from '../examples/private-daemon.js';
 import type { LayerdClient } from '../src/client/index.js';
 import { chainIds, parseDigest } from '../src/core/digest.js';
+import type { Mount } from '../src/doors/containerd/messages.js';
 import { lastErrno, libc } from '../src/linux/libc.js';
 import type { BareWork } from './bare-cycle.js';
 import { fixture, type Fixture } from './fixtures/fixtures.js';
@@ -16,7 +17,7 @@ import { concurrently, Figures, missingPrograms, peakMb, percentile, timed, type
 import { unmountBelow } from './imports.js';
 import { archive, withContainerd } from './peers.js';
 import type { Scale } from './scenarios.js';
-import { SnapshotsClient, type SnapshotMount } from './snapshots-client.js';
+import { SnapshotsClient } from './snapshots-client.js';
 
 /** Cycles are those for each number of clients, in each run. */
 type ContainerScale = Pick<Scale, 'runs' | 'cycles' | 'clients'>;
@@ -44,18 +45,19 @@ export async function compareContainers(
     try {
       const few = await layerdRuntime(`layerd ${driver}`, daemon.client, image);
       const many = await layerdRuntime(`layerd ${driver}`, daemon.client, deep);
-      await withPeer(home, image, async (peer) => {
+      const rounds = async (runtimes: Runtime[]): Promise<void> => {
         for (const clients of scale.clients) {
           for (let round = 0; round < scale.runs; round += 1) {
             process.stderr.write(`containers, ${clients} client(s) …\n`);
-            for (const runtime of peer === null ? [few] : [few, peer]) {
-              await measureRuntime(runtime, image.name, clients, scale, figures);
-            }
+            for (const runtime of runtimes) await measureRuntime(runtime, image.name, clients, scale, figures);
             if (deep.name !== image.name) await measureRuntime(many, deep.name, clients, scale, figures);
             await bareCycles(join(home, mkdirIn(home, 'b')), image.name, clients, scale, figures);
           }
         }
-      });
+      };
+      await withDoor(`layerd ${driver} (gRPC)`, daemon, home, image, (door) =>
+        withPeer(home, image, (peer) => rounds(peer === null ? [few, door] : [few, door, peer])),
+      );
       figures.add('peak memory of containers', `layerd ${driver}`, image.name, 'MB', peakMb(daemon.pid));
       for (const { id } of await daemon.client.containers()) await daemon.client.removeContainer(id, { force: true });
       for (const { id } of await daemon.client.images()) await daemon.client.removeImage(id, { force: true });
@@ -90,6 +92,7 @@ async function measureRuntime(
   });
   const rate = (all: number): number => cycles / (all / 1000);
   figures.add(`prepare and remove, ${clients} client(s)`, runtime.name, image, 'per second', rate(pairs.all));
+  const before = process.cpuUsage();
   const whole = await concurrently(clients, cycles, async (index) => {
     const key = `c${clients}-${index}-${performance.now()}`;
     await runtime.prepare(key);
@@ -100,6 +103,9 @@ async function measureRuntime(
     steps.remove.push(await timed(() => runtime.remove(key)));
   });
   figures.add(`whole cycle, ${clients} client(s)`, runtime.name, image, 'per second', rate(whole.all));
+  const { user, system } = process.cpuUsage(before);
+  const spent = (user + system) / 1000 / cycles;
+  figures.add(`processor time of the client in a cycle, ${clients} client(s)`, runtime.name, image, 'ms', spent);
   for (const [step, values] of Object.entries(steps)) {
     for (const [p, share] of [
       ['p50', 0.5],
@@ -122,46 +128,79 @@ async function layerdRuntime(name: string, client: LayerdClient, image: Fixture)
   };
 }
 
+/** layerd as containerd has it: by gRPC, and mounted by its client. */
+async function withDoor(
+  name: string,
+  { socket }: PrivateDaemon,
+  home: string,
+  image: Fixture,
+  work: (door: Runtime) => Promise<void>,
+): Promise<void> {
+  const client = new SnapshotsClient(join(dirname(socket), 'containerd.sock'), 'layerd');
+  try {
+    const where = { parent: await presentChain(client, image), mountPoints: join(home, mkdirIn(home, 'd')) };
+    await work(grpcRuntime(name, client, where));
+  } finally {
+    client.close();
+  }
+}
+
 /** containerd where it is installed; it tells its clients what to mount. */
 async function withPeer(home: string, image: Fixture, work: (peer: Runtime | null) => Promise<void>): Promise<void> {
   if ((await missingPrograms(['containerd', 'ctr'])).length > 0) return work(null);
   return withContainerd(join(home, mkdirIn(home, 'c')), async (socket) => {
     await run('ctr', ['--address', socket, 'images', 'import', archive(image, 'gzip')]);
     const client = new SnapshotsClient(socket, 'overlayfs');
-    const mounts = new Map<string, SnapshotMount[]>();
-    const target = (key: string): string => join(home, 'c', 'm', key);
     try {
-      await work({
-        name: 'containerd',
-        prepare: async (key) => void mounts.set(key, await client.prepare(key, topOf(image))),
-        mount: async (key) => {
-          const path = target(key);
-          mkdirSync(path, { recursive: true });
-          for (const mount of mounts.get(key) ?? []) await mountElsewhere(mount, path);
-          return path;
-        },
-        unmount: async (key) => {
-          await unmountElsewhere(target(key));
-        },
-        remove: async (key) => {
-          mounts.delete(key);
-          await client.remove(key);
-          rmSync(target(key), { recursive: true, force: true });
-        },
-      });
+      const where = { parent: chainsOf(image).at(-1) ?? '', mountPoints: join(home, mkdirIn(home, 'm')) };
+      await work(grpcRuntime('containerd', client, where));
     } finally {
       client.close();
     }
   });
 }
 
-/** The chain ID of the image's topmost layer, by which containerd's overlay snapshotter names what it unpacked. */
-function topOf({ layers }: Fixture): string {
-  return chainIds(layers.map(({ diffId }) => parseDigest(diffId))).at(-1) ?? '';
+/** A snapshotter behind gRPC: it tells its clients what to mount. `parent`: the committed snapshot that containers lie on. */
+function grpcRuntime(
+  name: string,
+  client: SnapshotsClient,
+  { parent, mountPoints }: { parent: string; mountPoints: string },
+): Runtime {
+  const mounts = new Map<string, Mount[]>();
+  return {
+    name,
+    prepare: async (key) => void mounts.set(key, await client.prepare(key, parent)),
+    mount: async (key) => {
+      const path = join(mountPoints, key);
+      mkdirSync(path);
+      for (const mount of mounts.get(key) ?? []) await mountElsewhere(mount, path);
+      return path;
+    },
+    unmount: async (key) => {
+      await unmountElsewhere(join(mountPoints, key));
+      rmdirSync(join(mountPoints, key));
+    },
+    remove: async (key) => {
+      mounts.delete(key);
+      await client.remove(key);
+    },
+  };
+}
+
+/** Has layerd make committed snapshots of the layers that it has; returns the topmost. */
+async function presentChain(client: SnapshotsClient, image: Fixture): Promise<string> {
+  let parent = '';
+  for (const chain of chainsOf(image)) parent = await client.present(chain, parent);
+  return parent;
+}
+
+/** The chain IDs of the image's layers, by which containerd's overlay snapshotter names what it unpacked. */
+function chainsOf({ layers }: Fixture): string[] {
+  return chainIds(layers.map(({ diffId }) => parseDigest(diffId)));
 }
 
 /** mount(2) on a thread of libuv's pool. */
-function mountElsewhere({ type, source, options }: SnapshotMount, target: string): Promise<void> {
+function mountElsewhere({ type, source, options }: Mount, target: string): Promise<void> {
   const [from, to, kind, data] = [source, target, type, options.join(',')].map((text) => Buffer.from(`${text}\0`));
   if (from === undefined || to === undefined || kind === undefined || data === undefined) return Promise.resolve();
   return new Promise((resolve, reject) => {

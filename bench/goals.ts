@@ -138,14 +138,18 @@ function* extraction(found: Findings, fixture: string, form: string): Generator<
 }
 
 function* containers(found: Findings): Generator<Verdict> {
-  const by = 'layerd erofs';
+  yield* containersBy('layerd erofs', 'HTTP', found);
+  yield* containersBy('layerd erofs (gRPC)', 'gRPC', found);
+}
+
+function* containersBy(by: string, door: string, found: Findings): Generator<Verdict> {
   for (const { clients, pairs } of CLIENTS) {
     const of = (scenario: string, who: string, fixture = BASE): number | null =>
       found.of(`${scenario}, ${clients} client(s)`, who, fixture);
     const ours = of('prepare and remove', by);
     const theirs = of('prepare and remove', 'containerd');
     const [p50, p99, peerP50] = [of('prepare p50', by), of('prepare p99', by), of('prepare p50', 'containerd')];
-    const what = (text: string): string => `${text}, ${clients} client(s)`;
+    const what = (text: string): string => `${door}: ${text}, ${clients} client(s)`;
     if (p50 !== null && peerP50 !== null) yield most('4', what('prepare p50, of containerd’s'), 1, p50 / peerP50);
     if (p50 !== null && p99 !== null) yield most('4', what('prepare p99, of its p50'), 5, p99 / p50);
     if (ours !== null && theirs !== null)

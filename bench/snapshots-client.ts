@@ -1,18 +1,21 @@
 /** As much of containerd's snapshots service (services/snapshots/v1) as a container's layer needs, by gRPC. */
-import { Client, credentials, Metadata } from '@grpc/grpc-js';
-
-/** containerd.types.Mount, without its target. */
-export interface SnapshotMount {
-  type: string;
-  source: string;
-  options: string[];
-}
-
-type Value = string | Buffer;
+import { Client, credentials, Metadata, status, type ServiceError } from '@grpc/grpc-js';
+import { REF } from '../src/doors/containerd/labels.js';
+import {
+  Empty,
+  KeyRequest,
+  ListRequest,
+  ListResponse,
+  MountsResponse,
+  PrepareRequest,
+  SNAPSHOTS,
+  type Info,
+  type Mount,
+} from '../src/doors/containerd/messages.js';
+import type { Message } from '../src/doors/containerd/protobuf.js';
 
 /** The label without which containerd's collector removes a snapshot that no other object refers to. */
-const KEPT = encode(['containerd.io/gc.root', '2026-01-01T00:00:00Z']);
-const SERVICE = '/containerd.services.snapshots.v1.Snapshots/';
+const KEPT = { 'containerd.io/gc.root': '2026-01-01T00:00:00Z' };
 
 export class SnapshotsClient {
   private readonly client: Client;
@@ -25,66 +28,55 @@ export class SnapshotsClient {
     this.metadata.set('containerd-namespace', 'default');
   }
 
-  async prepare(key: string, parent: string): Promise<SnapshotMount[]> {
-    const answer = await this.call('Prepare', [this.snapshotter, key, parent, KEPT]);
-    return [...fieldsOf(answer)].filter(({ field }) => field === 1).map(({ value }) => mountOf(value));
+  async prepare(key: string, parent: string, labels: Record<string, string> = KEPT): Promise<Mount[]> {
+    const { snapshotter } = this;
+    const request = { snapshotter, key, parent, labels };
+    return (await this.call('Prepare', PrepareRequest, MountsResponse, request)).mounts;
   }
 
   async remove(key: string): Promise<void> {
-    await this.call('Remove', [this.snapshotter, key]);
+    await this.call('Remove', KeyRequest, Empty, { snapshotter: this.snapshotter, key });
+  }
+
+  /** The key of the snapshot that a server has of a chain without unpacking it: containerd asks for it by a label first. */
+  async present(chain: string, parent: string): Promise<string> {
+    const refused = await this.prepare(`extract ${chain}`, parent, { [REF]: chain }).catch((error: unknown) => error);
+    if ((refused as Partial<ServiceError>).code !== status.ALREADY_EXISTS) throw new Error(`${chain} is not there`);
+    for (const { name, labels } of await this.list()) if (labels[REF] === chain) return name;
+    throw new Error(`${chain} is there, and no snapshot says so`);
   }
 
   close(): void {
     this.client.close();
   }
 
-  /** All requests that are made here have text, or a message, in their first fields, and nothing else. */
-  private call(method: string, request: Value[]): Promise<Buffer> {
+  private async list(): Promise<Info[]> {
+    const answers = this.client.makeServerStreamRequest(
+      `${SNAPSHOTS}List`,
+      ListRequest.encode,
+      ListResponse.decode,
+      { snapshotter: this.snapshotter, filters: [] },
+      this.metadata,
+    );
+    const found: Info[] = [];
+    for await (const { info } of answers as AsyncIterable<{ info: Info[] }>) found.push(...info);
+    return found;
+  }
+
+  private call<Q, A>(method: string, question: Message<Q>, answer: Message<A>, request: Q): Promise<A> {
     return new Promise((resolve, reject) => {
       this.client.makeUnaryRequest(
-        SERVICE + method,
-        encode,
-        (answer: Buffer) => answer,
+        SNAPSHOTS + method,
+        question.encode,
+        answer.decode,
         request,
         this.metadata,
-        (error, answer) => (error === null ? resolve(answer ?? Buffer.alloc(0)) : reject(error)),
+        (error, value) => {
+          if (error !== null) reject(error);
+          else if (value === undefined) reject(new Error(`${method} was answered by nothing`));
+          else resolve(value);
+        },
       );
     });
-  }
-}
-
-function encode(values: readonly Value[]): Buffer {
-  const parts: Buffer[] = [];
-  for (const [index, value] of values.entries()) {
-    const bytes = Buffer.from(value);
-    // below 16,384 bytes a length takes two bytes at most
-    const length = bytes.length < 128 ? [bytes.length] : [(bytes.length & 127) | 128, bytes.length >> 7];
-    parts.push(Buffer.from([((index + 1) << 3) | 2, ...length]), bytes);
-  }
-  return Buffer.concat(parts);
-}
-
-function mountOf(bytes: Buffer): SnapshotMount {
-  const mount: SnapshotMount = { type: '', source: '', options: [] };
-  for (const { field, value } of fieldsOf(bytes)) {
-    if (field === 1) mount.type = value.toString();
-    else if (field === 2) mount.source = value.toString();
-    else if (field === 4) mount.options.push(value.toString());
-  }
-  return mount;
-}
-
-/** The fields of a message that has only fields with a length (protobuf's wire type 2), as both that are read here have. */
-function* fieldsOf(bytes: Buffer): Generator<{ field: number; value: Buffer }> {
-  for (let at = 0; at < bytes.length;) {
-    const field = (bytes[at++] ?? 0) >> 3;
-    let length = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = bytes[at++] ?? 0;
-      length |= (byte & 127) << shift;
-      if (byte < 128) break;
-    }
-    yield { field, value: bytes.subarray(at, at + length) };
-    at += length;
   }
 }
