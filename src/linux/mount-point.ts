@@ -17,7 +17,9 @@ export function isMountPoint(path: string): boolean {
  * unless `force`: it is then detached at once and goes when they end.
  */
 export function removeMountPoint(path: string, options: { force: boolean }): void {
-  if (isMountPoint(path)) unmount(path, options.force);
+  const found = tryStatAt(AT_FDCWD, bytesOf(path));
+  if (found === null) return;
+  if (found.mountRoot) unmount(path, options.force);
   try {
     rmdirSync(path);
   } catch (thrown) {

@@ -68,7 +68,7 @@ function commit(sql: Sql, batch: Extract<ToWriter, { operation: OperationName }>
     waitForDisk(sql, !batch.every(({ operation }) => LOST_WITH_POWER.has(operation)));
     sql.db
       .transaction(() => {
-        answers = batch.map((message) => runOne(tx, message));
+        answers = batch.map((message) => runOne(tx, message, batch.length > 1));
       })
       .immediate();
   } catch (thrown) {
@@ -88,7 +88,12 @@ function waitForDisk(sql: Sql, wait: boolean): void {
   waiting = wait;
 }
 
-function runOne(tx: Transaction, message: Extract<ToWriter, { operation: OperationName }>): Answer {
+/** One among several has a savepoint of its own; one alone is all that the transaction does. */
+function runOne(
+  tx: Transaction,
+  message: Extract<ToWriter, { operation: OperationName }>,
+  amongOthers: boolean,
+): Answer {
   const { id, operation, args, once } = message;
   const run = operations[operation] as (transaction: Transaction, args: unknown) => unknown;
   const whole = (): unknown => {
@@ -96,6 +101,7 @@ function runOne(tx: Transaction, message: Extract<ToWriter, { operation: Operati
     if (once !== undefined) keepAnswer(tx, once, result);
     return result;
   };
+  if (!amongOthers) return { id, result: whole() };
   try {
     return { id, result: tx.sql.db.transaction(whole)() };
   } catch (thrown) {

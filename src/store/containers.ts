@@ -16,7 +16,7 @@ import type {
 } from '../core/words.js';
 import type { NewContainer } from '../metadata/operations/containers.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
-import type { ImageRow } from '../metadata/rows.js';
+import type { ChainRow, ImageRow } from '../metadata/rows.js';
 import type { SnapshotArgs } from '../workers/snapshot-jobs.js';
 import { snapshotOf, type StoreContext } from './context.js';
 import type { Discards } from './discards.js';
@@ -47,23 +47,23 @@ export class Containers {
 
   /** Makes a container from an image. `image` is what it was asked for by. */
   async create(row: ImageRow, image: string, options: CreateContainerOptions, once?: Once): Promise<ContainerSummary> {
-    const stackId = this.stackOf(row);
+    const chain = this.chainOf(row);
     try {
-      return await this.make(row, image, options, once);
+      return await this.make(row, { image, chain }, options, once);
     } catch (thrown) {
       // Migrated meanwhile: the copies that it was to lie on may be gone.
-      if (this.stackOf(row) === stackId) throw thrown;
+      if (this.chainOf(row)?.stack_id === chain?.stack_id) throw thrown;
       return this.create(row, image, options, once);
     }
   }
 
-  private stackOf({ chain_id: chainId }: ImageRow): number | undefined {
-    return chainId === null ? undefined : this.context.reader.chain(chainId)?.stack_id;
+  private chainOf({ chain_id: chainId }: ImageRow): ChainRow | undefined {
+    return chainId === null ? undefined : this.context.reader.chain(chainId);
   }
 
   private async make(
     row: ImageRow,
-    image: string,
+    { image, chain }: { image: string; chain: ChainRow | undefined },
     options: CreateContainerOptions,
     once: Once | undefined,
   ): Promise<ContainerSummary> {
@@ -77,7 +77,6 @@ export class Containers {
       });
     }
     if (options.name !== undefined && reader.containerByName(name) !== undefined) throw nameTaken(name);
-    const chain = row.chain_id === null ? undefined : reader.chain(row.chain_id);
     const stackId = chain?.stack_id ?? null;
     const readOnly = options.readOnly ?? false;
     const volatile = options.volatile ?? false;
@@ -95,7 +94,7 @@ export class Containers {
   /** By id, unique prefix of an id, or name. Throws CONTAINER_NOT_FOUND, AMBIGUOUS_ID. */
   find(text: string): ContainerWithSnapshot {
     const { reader } = this.context;
-    const exact = reader.containerById(text) ?? reader.containerByName(text);
+    const exact = (ID.test(text) ? reader.containerById(text) : undefined) ?? reader.containerByName(text);
     if (exact !== undefined) return exact;
     const matches = ID_PREFIX.test(text) ? reader.containersByPrefix(text) : [];
     const [first] = matches;
@@ -209,9 +208,12 @@ export class Containers {
 
   /** Runs `work` while nothing else happens to the container. */
   locked<T>(text: string, work: (row: ContainerWithSnapshot) => Promise<T>): Promise<T> {
-    const id = ID.test(text) ? text : this.find(text).id;
-    // Found (again) under the lock: it may have gone, or been mounted, meanwhile.
-    return this.locks.run(id, () => work(this.find(id)));
+    const found = this.find(text);
+    const { id } = found;
+    // Found again after others that held the lock: it may have gone, or been mounted, meanwhile.
+    return this.locks.isHeld(id)
+      ? this.locks.run(id, () => work(this.find(id)))
+      : this.locks.run(id, () => work(found));
   }
 
   /** How many mounts are held; those of an earlier boot are gone. */

@@ -28,7 +28,14 @@ async function serve(message: Extract<ToWorker, { call: number }>): Promise<void
   try {
     const run = jobs[job];
     if (run === undefined) throw new LayerdError('INTERNAL', `no such job: ${job}`);
-    const context: JobContext = { signal: abort.signal, ports, progress: (progress) => reply({ call, progress }) };
+    const context: JobContext = {
+      // made for those who ask: short calls do not
+      get signal() {
+        return abort.signal;
+      },
+      ports,
+      progress: (progress) => reply({ call, progress }),
+    };
     const result = await run(args as never, context);
     reply({ call, result });
   } catch (thrown) {
