@@ -17,6 +17,8 @@ const MAX_DEPTH = 2000;
 export class DirectoryCursor {
   private readonly names: string[] = [];
   private readonly fds: number[] = [];
+  /** Where the way leads; null where that is to be found out. */
+  private path: ByteString | null = null;
   private readonly rootFd: number;
 
   /** `rootFd` stays the caller's. */
@@ -30,6 +32,7 @@ export class DirectoryCursor {
       this.leave(0);
       return this.rootFd;
     }
+    if (path === this.path) return this.fds.at(-1) ?? this.rootFd;
     const parts = path.split('/');
     let shared = 0;
     while (shared < parts.length && shared < this.names.length && parts[shared] === this.names[shared]) shared += 1;
@@ -40,6 +43,7 @@ export class DirectoryCursor {
       this.names.push(part);
       this.fds.push(fd);
     }
+    this.path = path;
     return this.fds.at(-1) ?? this.rootFd;
   }
 
@@ -56,6 +60,7 @@ export class DirectoryCursor {
   }
 
   private leave(depth: number): void {
+    this.path = null;
     while (this.fds.length > depth) {
       const fd = this.fds.pop();
       this.names.pop();

@@ -18,7 +18,7 @@ export class SegmentWriter {
       const segment = this.segments[this.index];
       if (segment === undefined) return;
       const length = Math.min(chunk.length - done, segment.length - this.within);
-      writeAt(this.fd, chunk.subarray(done, done + length), segment.offset + this.within);
+      writeAt(this.fd, chunk, { from: done, to: done + length }, segment.offset + this.within);
       done += length;
       this.within += length;
       if (this.within < segment.length) continue;
@@ -28,8 +28,6 @@ export class SegmentWriter {
   }
 }
 
-function writeAt(fd: number, chunk: Buffer, position: number): void {
-  for (let done = 0; done < chunk.length;) {
-    done += writeSync(fd, chunk, done, chunk.length - done, position + done);
-  }
+function writeAt(fd: number, chunk: Buffer, { from, to }: { from: number; to: number }, position: number): void {
+  for (let at = from; at < to;) at += writeSync(fd, chunk, at, to - at, position + at - from);
 }
