@@ -162,6 +162,8 @@ export interface SnapshotKeeper {
   unmount(spec: SnapshotSpec, options: { force: boolean }): void;
   /** What the snapshot changed against its stack, in byte order of the paths. */
   changes(spec: SnapshotSpec): AsyncIterable<Change>;
+  /** The same in some milliseconds, where there are at most `most`; else null. Only where that takes no longer with a larger image. */
+  fewChanges?(spec: SnapshotSpec, most: number): Change[] | null;
   /** The same as a layer tar with whiteouts; ends with the end-of-archive blocks. An empty diff is 1,024 zero bytes. */
   diff(spec: SnapshotSpec): ByteSource;
   /** The merged root as one tar, mounted or not. */

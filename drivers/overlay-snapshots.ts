@@ -13,7 +13,7 @@ import { LayerNode } from '../src/content/layer-tree.js';
 import { createPlainDirectory, setAttributes } from '../src/content/node-writer.js';
 import type { ByteSource } from '../src/content/source.js';
 import { tarOfTree } from '../src/content/tree-tar.js';
-import { upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
+import { fewUpperChanges, upperChanges, upperDiff, type UpperPlaces } from '../src/content/upper.js';
 import { OPAQUE_MARK } from '../src/content/overlay-marks.js';
 import { publicXattrs } from '../src/content/tree-tar-writer.js';
 import { bytesOf, fromBuffer, toBuffer } from '../src/core/bytes.js';
@@ -106,6 +106,10 @@ export class OverlaySnapshots implements SnapshotKeeper {
 
   changes(spec: SnapshotSpec): AsyncIterable<Change> {
     return upperChanges(this.upperPlaces(spec));
+  }
+
+  fewChanges(spec: SnapshotSpec, most: number): Change[] | null {
+    return fewUpperChanges(this.upperPlaces(spec), most);
   }
 
   diff(spec: SnapshotSpec): ByteSource {

@@ -44,6 +44,10 @@ export class ErofsSnapshots implements SnapshotKeeper {
     return this.overlay.changes(fold(spec));
   }
 
+  fewChanges(spec: SnapshotSpec, most: number): Change[] | null {
+    return this.overlay.fewChanges(fold(spec), most);
+  }
+
   diff(spec: SnapshotSpec): ByteSource {
     return this.overlay.diff(fold(spec));
   }

@@ -12,6 +12,7 @@ import { statFd, type FileStat } from '../linux/stat.js';
 import { readXattrs, type XattrTarget } from '../linux/xattr.js';
 import type { TarEntryType } from '../tar/entry.js';
 import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../tar/writer.js';
+import { madeAhead } from './source-ahead.js';
 import { isPrivateXattr } from './xattr-rules.js';
 
 /** Something to write; descriptors stay open until the next item is asked for. */
@@ -30,10 +31,10 @@ export interface TreeTarOptions {
   skipped?: (path: ByteString) => void;
 }
 
-/** Bytes that are gathered before they are passed on. */
-const BATCH = 256 * 1024;
-/** Bytes of a large file that are passed on at once. */
+/** Bytes that are passed on at once. */
 const CHUNK = 1024 * 1024;
+/** Of files up to this size holes are read like the rest. */
+const SMALL = 256 * 1024;
 const BLOCK = 512;
 
 const NO_LINK = '' as ByteString;
@@ -50,19 +51,27 @@ const MARKER: Omit<EntryToWrite, 'path'> = {
   xattrs: null,
 };
 
-/** The tar of all items, ended by its two zero blocks. Throws what {@link encodeEntry} throws, naming the file. */
-export async function* tarOf(items: Iterable<TarItem>, options: TreeTarOptions = {}): AsyncGenerator<Buffer, void> {
+/**
+ * The tar of all items, ended by its two zero blocks, in chunks of 1 MiB, one made ahead. Throws what {@link encodeEntry}
+ * throws, naming the file.
+ */
+export function tarOf(items: Iterable<TarItem>, options: TreeTarOptions = {}): AsyncGenerator<Buffer, void> {
+  return madeAhead(chunksOf(items, options));
+}
+
+/** The chunk before last is overwritten. */
+function* chunksOf(items: Iterable<TarItem>, options: TreeTarOptions): Generator<Buffer, void> {
   const writer = new TreeTarWriter(options);
   for (const item of items) yield* writer.write(item);
   yield* writer.end();
 }
 
+/** Headers and what is read of files go straight into a chunk: nothing is copied, and no buffer is made for a file. */
 class TreeTarWriter {
   private readonly options: TreeTarOptions;
-  private gathered: Buffer[] = [];
-  private gatheredBytes = 0;
-  private readonly chunk = Buffer.allocUnsafe(CHUNK);
-  private readonly zeros = Buffer.alloc(CHUNK);
+  private chunk = Buffer.allocUnsafeSlow(CHUNK);
+  private spare = Buffer.allocUnsafeSlow(CHUNK);
+  private filled = 0;
   /** The first name of every inode that has several. */
   private readonly firstNames = new Map<string, ByteString>();
 
@@ -73,20 +82,19 @@ class TreeTarWriter {
   *write(item: TarItem): Generator<Buffer, void> {
     switch (item.kind) {
       case 'marker':
-        this.gather(encodeEntry({ ...MARKER, path: item.path }));
+        yield* this.put(encodeEntry({ ...MARKER, path: item.path }));
         break;
       case 'directory':
-        this.gather(encodeEntry(attributesOf(directoryPath(item.path), 'directory', statFd(item.fd), item.fd)));
+        yield* this.put(encodeEntry(attributesOf(directoryPath(item.path), 'directory', statFd(item.fd), item.fd)));
         break;
       case 'name':
         yield* this.writeName(item);
     }
-    if (this.gatheredBytes >= BATCH) yield this.takeGathered();
   }
 
   *end(): Generator<Buffer, void> {
-    this.gather(endOfArchive());
-    yield this.takeGathered();
+    yield* this.put(endOfArchive());
+    yield this.take();
   }
 
   private *writeName(item: NameItem): Generator<Buffer, void> {
@@ -95,90 +103,104 @@ class TreeTarWriter {
     try {
       const stat = statFd(pathFd);
       if (stat.kind === 'socket') this.options.skipped?.(item.path);
-      else if (stat.kind !== 'directory' && !this.writeLink(item, stat)) yield* this.writeInode(item, pathFd, stat);
+      else if (stat.kind !== 'directory') yield* this.writeInode(item, pathFd, stat);
     } finally {
       close(pathFd);
     }
   }
 
-  /** False where no other name of the inode has been written yet. */
-  private writeLink({ path, view }: NameItem, stat: FileStat): boolean {
-    const first = this.firstNames.get(inodeKey(view, stat));
-    if (first === undefined) return false;
-    this.gather(encodeEntry({ ...attributesOf(path, 'hardlink', stat, null), linkPath: first }));
-    return true;
-  }
-
   private *writeInode(item: NameItem, pathFd: number, stat: FileStat): Generator<Buffer, void> {
-    if (stat.kind === 'file') yield* this.writeFile(item.path, pathFd);
-    else if (!this.writeSpecial(item, pathFd, stat)) return;
+    const first = stat.nlink > 1 ? this.firstNames.get(inodeKey(item.view, stat)) : undefined;
+    if (first !== undefined) {
+      yield* this.put(encodeEntry({ ...attributesOf(item.path, 'hardlink', stat, null), linkPath: first }));
+      return;
+    }
+    if (stat.kind === 'file') yield* this.writeFile(item.path, pathFd, stat);
+    else {
+      const header = specialHeader(item, pathFd, stat);
+      if (header === null) return;
+      yield* this.put(header);
+    }
     if (stat.nlink > 1) this.firstNames.set(inodeKey(item.view, stat), item.path);
   }
 
-  /** False where it vanished before its attributes were read. */
-  private writeSpecial({ path, dirFd, name }: NameItem, pathFd: number, stat: FileStat): boolean {
-    const { kind } = stat;
-    if (kind === 'directory' || kind === 'socket') throw new Error(`a ${kind} is not written by name`);
-    try {
-      const entry = attributesOf(path, kind, stat, fdPathOf(dirFd, name));
-      this.gather(encodeEntry(kind === 'symlink' ? { ...entry, linkPath: readlinkat(pathFd, NO_LINK) } : entry));
-      return true;
-    } catch (thrown) {
-      if (isErrno(thrown, 'ENOENT')) return false;
-      throw thrown;
-    }
-  }
-
-  private *writeFile(path: ByteString, pathFd: number): Generator<Buffer, void> {
+  /** The header's size is that of the moment: what is read fills just that. */
+  private *writeFile(path: ByteString, pathFd: number, stat: FileStat): Generator<Buffer, void> {
     const fd = openat(AT_FDCWD, fdPath(pathFd), constants.O_RDONLY);
     try {
-      // the header's size is that of the moment: what is read must fill just that
-      const stat = statFd(fd);
-      this.gather(encodeEntry({ ...attributesOf(path, 'file', stat, fd), size: stat.size }));
-      if (stat.size <= BATCH) this.gather(this.small(fd, stat.size));
-      else yield* this.large(fd, stat);
-      this.gather(this.zeros.subarray(0, padding(stat.size)));
+      const { size, blocks } = stat;
+      yield* this.put(encodeEntry({ ...attributesOf(path, 'file', stat, fd), size }));
+      const sparse = size > SMALL && blocks * BLOCK < size;
+      if (sparse) yield* this.segments(fd, size);
+      else yield* this.data(fd, 0, size);
+      yield* this.zeros(padding(size));
     } finally {
       close(fd);
     }
   }
 
-  private small(fd: number, size: number): Buffer {
-    const bytes = Buffer.allocUnsafe(size);
-    readOrZero(fd, bytes, 0);
-    return bytes;
-  }
-
-  private *large(fd: number, { size, blocks }: FileStat): Generator<Buffer, void> {
-    yield this.takeGathered();
-    const segments = blocks * BLOCK < size ? dataSegments(fd, size) : [{ offset: 0, length: size }];
+  private *segments(fd: number, size: number): Generator<Buffer, void> {
     let at = 0;
-    for (const { offset, length } of segments) {
-      yield* this.hole(offset - at);
-      for (at = offset; at < offset + length;) {
-        const part = this.chunk.subarray(0, Math.min(CHUNK, offset + length - at));
-        readOrZero(fd, part, at);
-        yield part;
-        at += part.length;
-      }
+    for (const { offset, length } of dataSegments(fd, size)) {
+      yield* this.zeros(offset - at);
+      yield* this.data(fd, offset, length);
+      at = offset + length;
     }
-    yield* this.hole(size - at);
+    yield* this.zeros(size - at);
   }
 
-  private *hole(length: number): Generator<Buffer, void> {
-    for (let left = length; left > 0; left -= CHUNK) yield this.zeros.subarray(0, Math.min(left, CHUNK));
+  private *data(fd: number, offset: number, length: number): Generator<Buffer, void> {
+    for (let done = 0; done < length;) {
+      if (this.room() === 0) yield this.take();
+      const part = this.next(length - done);
+      readOrZero(fd, part, offset + done);
+      done += part.length;
+    }
   }
 
-  private gather(bytes: Buffer): void {
-    this.gathered.push(bytes);
-    this.gatheredBytes += bytes.length;
+  private *zeros(length: number): Generator<Buffer, void> {
+    for (let left = length; left > 0;) {
+      if (this.room() === 0) yield this.take();
+      left -= this.next(left).fill(0).length;
+    }
   }
 
-  private takeGathered(): Buffer {
-    const bytes = Buffer.concat(this.gathered, this.gatheredBytes);
-    this.gathered = [];
-    this.gatheredBytes = 0;
+  private *put(bytes: Buffer): Generator<Buffer, void> {
+    for (let done = 0; done < bytes.length;) {
+      if (this.room() === 0) yield this.take();
+      done += bytes.copy(this.next(bytes.length - done), 0, done);
+    }
+  }
+
+  private room(): number {
+    return CHUNK - this.filled;
+  }
+
+  /** The next bytes of the chunk, at most so many. */
+  private next(length: number): Buffer {
+    const start = this.filled;
+    this.filled = Math.min(CHUNK, start + length);
+    return this.chunk.subarray(start, this.filled);
+  }
+
+  private take(): Buffer {
+    const bytes = this.chunk.subarray(0, this.filled);
+    [this.chunk, this.spare] = [this.spare, this.chunk];
+    this.filled = 0;
     return bytes;
+  }
+}
+
+/** Null where it vanished before its attributes were read. */
+function specialHeader({ path, dirFd, name }: NameItem, pathFd: number, stat: FileStat): Buffer | null {
+  const { kind } = stat;
+  if (kind === 'directory' || kind === 'socket') throw new Error(`a ${kind} is not written by name`);
+  try {
+    const entry = attributesOf(path, kind, stat, fdPathOf(dirFd, name));
+    return encodeEntry(kind === 'symlink' ? { ...entry, linkPath: readlinkat(pathFd, NO_LINK) } : entry);
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT')) return null;
+    throw thrown;
   }
 }
 

@@ -46,10 +46,10 @@ export function openUncovered(path: ByteString): number {
   }
 }
 
-/** The entries of an open directory, names in byte order; none where it has been removed meanwhile. */
-export function sortedEntries(fd: number): DirectoryEntry[] {
+/** The entries of an open directory as {@link readDirectory} gives them, names in byte order; none where it has been removed. */
+export function sortedEntries(fd: number, most?: number): DirectoryEntry[] {
   try {
-    return readDirectory(fd).sort((a, b) => (a.name < b.name ? -1 : 1));
+    return readDirectory(fd, most).sort((a, b) => (a.name < b.name ? -1 : 1));
   } catch (thrown) {
     if (isErrno(thrown, 'ENOENT')) return [];
     throw thrown;

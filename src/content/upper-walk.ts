@@ -31,7 +31,8 @@ export interface UpperPlaces {
 
 /**
  * What the upper says about one path, in the order in which a tar needs it: a directory before what is in it, names of
- * one directory in byte order (but 'hidden' ones last). `existed`: the lowers have something at the path, too.
+ * one directory in byte order (but 'hidden' ones last). `existed`: the lowers have something at the path, too; of a 'name'
+ * that is looked up by walks that compare only.
  *  - 'directory', 'name': it is there. 'name' is of any kind but a directory, in the open directory `dirFd`; `view`
  *    tells inodes apart.
  *  - 'whiteout': what the lowers have at the path is gone.
@@ -64,13 +65,17 @@ interface Frame {
 /** One walk through an upper. Descriptors in an item are open until the next item is asked for. */
 export class UpperWalk {
   private readonly places: UpperPlaces;
-  private readonly withHidden: boolean;
+  private readonly compares: boolean;
+  private readonly most: number;
   private merged: { fd: number; close(): void } | null = null;
+  /** A directory has more than `most` names: not all of them came. */
+  incomplete = false;
 
-  /** `withHidden`: lists what opaque directories hide, too. */
-  constructor(places: UpperPlaces, options: { withHidden: boolean }) {
+  /** `compares`: says of every name whether it existed, and lists what opaque directories hide, too. */
+  constructor(places: UpperPlaces, options: { compares: boolean; most?: number }) {
     this.places = places;
-    this.withHidden = options.withHidden;
+    this.compares = options.compares;
+    this.most = options.most ?? Number.POSITIVE_INFINITY;
   }
 
   *items(): Generator<UpperItem, void> {
@@ -93,21 +98,37 @@ export class UpperWalk {
   private *content(frame: Frame): Generator<UpperItem, void> {
     const listed = frame.mergedFd ?? frame.upperFd;
     if (listed === null) throw new Error('a directory is in the upper or in the merged view');
-    const entries = sortedEntries(listed);
+    const entries = this.entries(listed);
     for (const entry of entries) yield* this.child(frame, entry);
-    if (frame.hidesLower && frame.lowerFd !== null && this.withHidden) yield* hidden(frame, frame.lowerFd, entries);
+    if (frame.hidesLower && frame.lowerFd !== null && this.compares) yield* this.hidden(frame, frame.lowerFd, entries);
+  }
+
+  private entries(fd: number): DirectoryEntry[] {
+    const entries = sortedEntries(fd, this.most);
+    if (entries.length > this.most) this.incomplete = true;
+    return entries;
+  }
+
+  private *hidden({ path }: Frame, lowerFd: number, present: readonly DirectoryEntry[]): Generator<UpperItem, void> {
+    const names = new Set(present.map(({ name }) => name));
+    for (const { name } of this.entries(lowerFd)) {
+      if (!names.has(name)) yield { kind: 'hidden', path: joinBytes(path, name) };
+    }
   }
 
   private *child(frame: Frame, { name, kind }: DirectoryEntry): Generator<UpperItem, void> {
     const { upperFd, mergedFd } = frame;
     const path = joinBytes(frame.path, name);
     const upper = upperFd === null ? null : tryStatAt(upperFd, name);
-    const lower = frame.lowerFd === null ? null : tryStatAt(frame.lowerFd, name);
+    const isName = upper !== null && upperFd !== null && upper.kind !== 'directory';
+    const whiteout = isName && isWhiteout(upper, upperFd, name);
+    const asks = this.compares || !isName || whiteout;
+    const lower = asks && frame.lowerFd !== null ? tryStatAt(frame.lowerFd, name) : null;
     const existed = lower !== null;
-    if (upper !== null && upperFd !== null && upper.kind !== 'directory') {
-      if (!isWhiteout(upper, upperFd, name)) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', existed };
+    if (isName) {
+      if (!whiteout) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', existed };
       else if (existed && !frame.hidesLower) yield { kind: 'whiteout', path };
-      else if (existed && this.withHidden) yield { kind: 'hidden', path };
+      else if (existed && this.compares) yield { kind: 'hidden', path };
     } else if (upper?.kind === 'directory' || (mergedFd !== null && isDirectory(kind, mergedFd, name))) {
       yield* this.directory(frame, name, path, lower);
     } else if (mergedFd !== null) {
@@ -167,13 +188,6 @@ class OpenFds {
 
   close(): void {
     this.fds.forEach(close);
-  }
-}
-
-function* hidden({ path }: Frame, lowerFd: number, present: readonly DirectoryEntry[]): Generator<UpperItem, void> {
-  const names = new Set(present.map(({ name }) => name));
-  for (const { name } of sortedEntries(lowerFd)) {
-    if (!names.has(name)) yield { kind: 'hidden', path: joinBytes(path, name) };
   }
 }
 

@@ -18,11 +18,33 @@ const ROOT = '' as ByteString;
  * directories on the way to a change; of a removed directory only itself is named.
  */
 export async function* upperChanges(places: UpperPlaces): AsyncGenerator<Change, void> {
-  const found: { path: ByteString; kind: ChangeKind }[] = [];
-  for (const item of new UpperWalk(places, { withHidden: true }).items()) {
+  yield* listed(findChanges(places, Number.POSITIVE_INFINITY) ?? []);
+}
+
+/** The same at once, where there are at most so many; else null. */
+export function fewUpperChanges(places: UpperPlaces, most: number): Change[] | null {
+  const found = findChanges(places, most);
+  return found === null ? null : [...listed(found)];
+}
+
+interface FoundChange {
+  path: ByteString;
+  kind: ChangeKind;
+}
+
+function findChanges(places: UpperPlaces, most: number): FoundChange[] | null {
+  const found: FoundChange[] = [];
+  const walk = new UpperWalk(places, { compares: true, most });
+  for (const item of walk.items()) {
+    if (found.length >= most || walk.incomplete) return null;
     const kind = changeKind(item, places);
     if (kind !== null) found.push({ path: item.path, kind });
   }
+  return walk.incomplete ? null : found;
+}
+
+/** In byte order of the paths. */
+function* listed(found: FoundChange[]): Generator<Change, void> {
   found.sort((a, b) => (a.path < b.path ? -1 : 1));
   for (const { path, kind } of found) yield changeOf(kind, path);
 }
@@ -54,7 +76,7 @@ export function changeOf(kind: ChangeKind, path: ByteString): Change {
 
 function* diffItems(places: UpperPlaces): Generator<TarItem, void> {
   let heldRoot: TarItem | null = null;
-  for (const item of new UpperWalk(places, { withHidden: false }).items()) {
+  for (const item of new UpperWalk(places, { compares: false }).items()) {
     if (item.kind === 'directory' && item.path === ROOT) {
       const difference = rootDifference(item.fd, places);
       if (difference === 'attributes') yield item;

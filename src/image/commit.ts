@@ -42,7 +42,7 @@ export class Committer {
     if (options.ref !== undefined) normalizeReference(options.ref);
     return this.containers.locked(name, (row) =>
       this.leases.during('commit', async (leaseId) => {
-        const { reader, pool, driver, writer } = this.context;
+        const { reader, pool, driver } = this.context;
         const parent = this.images.find(row.config_digest);
         applyChanges(this.images.config(parent).config, options.changes ?? []);
         const arrival = await this.layers.adoptChanges(leaseId, driver, (dir) =>
@@ -57,12 +57,7 @@ export class Committer {
             },
           ),
         );
-        const image = await this.add(parent, { ...options, layer: arrival?.layer ?? null }, leaseId);
-        await writer.run('recordEvent', {
-          type: 'container.commit',
-          subject: row.id,
-          data: { image: image.imageId, ref: image.ref },
-        });
+        const image = await this.add(parent, { ...options, layer: arrival?.layer ?? null }, leaseId, row.id);
         return { ...image, whileMounted: this.containers.mounts(row) > 0 };
       }),
     );
@@ -90,6 +85,7 @@ export class Committer {
     parent: ImageRow,
     { layer, ...changes }: ImageChanges & { layer: LayerRow | null },
     leaseId: string,
+    container: string | null = null,
   ): Promise<ExtendedImage> {
     const { author, message, changes: instructions } = changes;
     const ref = changes.ref === undefined ? null : normalizeReference(changes.ref);
@@ -105,7 +101,7 @@ export class Committer {
     });
     const below: LayerRow[] = this.context.reader.imageLayers(parent.id);
     const layers = layer === null ? below : [...below, layer];
-    await this.images.add({ config, manifest: null, refs: ref === null ? [] : [ref], layers }, leaseId);
+    await this.images.add({ config, manifest: null, refs: ref === null ? [] : [ref], layers }, leaseId, container);
     return { imageId: config.digest, ref, diffId: layer?.diff_id ?? null, size: layer?.size ?? 0 };
   }
 }

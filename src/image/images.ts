@@ -38,8 +38,11 @@ export class Images {
     this.files = parts.files;
   }
 
-  /** Makes an image known. `leaseId` holds its layers, and the image itself where it has no name. */
-  async add(image: CompleteImage, leaseId: string): Promise<void> {
+  /**
+   * Makes an image known. `leaseId` holds its layers, and the image itself where it has no name; `container` is what it was
+   * committed from.
+   */
+  async add(image: CompleteImage, leaseId: string, container: string | null = null): Promise<void> {
     const { config, manifest, refs, layers } = image;
     const chain = await this.chains.ensure(layers);
     const renamed = this.namedBy(refs);
@@ -53,7 +56,7 @@ export class Images {
       created: config.parsed.created ?? 0,
       refs,
       leaseId,
-      event: 'image.load',
+      container,
     });
     await this.files.write([config.digest, ...renamed]);
   }

@@ -38,11 +38,11 @@ export function rewind(fd: number): void {
   if (libc().lseek(fd, 0, 0) < 0) throw failed('lseek');
 }
 
-/** All entries of an open directory, from its start, in the file system's order. */
-export function readDirectory(fd: number): DirectoryEntry[] {
+/** All entries of an open directory, from its start, in the file system's order; ends early where there are more than `most`. */
+export function readDirectory(fd: number, most = Number.POSITIVE_INFINITY): DirectoryEntry[] {
   rewind(fd);
   let all = nextEntries(fd);
-  for (let more = all; more.length > 0;) {
+  for (let more = all; more.length > 0 && all.length <= most;) {
     more = nextEntries(fd);
     if (more.length > 0) all = all.concat(more);
   }

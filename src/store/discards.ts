@@ -9,38 +9,45 @@ import type { StoreContext } from './context.js';
  */
 export class Discards {
   private readonly context: StoreContext;
-  private readonly running = new Set<Promise<void>>();
+  private waiting: SnapshotArgs[] = [];
+  private running: Promise<void> | null = null;
 
   constructor(context: StoreContext) {
     this.context = context;
   }
 
-  /** Moves the directory of a snapshot without a row into the trash. */
+  /** Moves the directory of a snapshot without a row into the trash; those that gather meanwhile go in one call. */
   begin(snapshot: SnapshotArgs): void {
-    const { dir } = snapshot.spec;
-    this.context.staging.add(dir);
-    const moving = this.move(snapshot).finally(() => {
-      this.context.staging.delete(dir);
-      this.running.delete(moving);
-    });
-    this.running.add(moving);
+    this.context.staging.add(snapshot.spec.dir);
+    this.waiting.push(snapshot);
+    this.running ??= this.run();
   }
 
   /** Waits for all that has begun. */
   async settled(): Promise<void> {
-    await Promise.all(this.running);
+    while (this.running !== null) await this.running;
   }
 
-  private async move(snapshot: SnapshotArgs): Promise<void> {
-    try {
-      await this.context.pool.run('short', 'snapshot.discard', snapshot);
-    } catch (thrown) {
-      const { dir } = snapshot.spec;
-      this.context.leftovers.add(dir);
-      this.context.log.warn(
-        { dir, error: toLayerdError(thrown).toBody() },
-        'directory stays until the next collection',
+  private async run(): Promise<void> {
+    while (this.waiting.length > 0) {
+      const snapshots = this.waiting;
+      this.waiting = [];
+      await this.move(snapshots);
+      for (const { spec } of snapshots) this.context.staging.delete(spec.dir);
+    }
+    this.running = null;
+  }
+
+  private async move(snapshots: SnapshotArgs[]): Promise<void> {
+    const { pool, leftovers, log } = this.context;
+    const failed = await pool
+      .run('short', 'snapshot.discard', { snapshots })
+      .catch((thrown: unknown) =>
+        snapshots.map(({ spec }) => ({ dir: spec.dir, error: toLayerdError(thrown).toBody() })),
       );
+    for (const { dir, error } of failed) {
+      leftovers.add(dir);
+      log.warn({ dir, error }, 'directory stays until the next collection');
     }
   }
 }

@@ -44,7 +44,7 @@ export class ImageFiles {
     const ids = new Set(imageIds);
     for (const imageId of ids) this.behind.add(imageId);
     try {
-      for (const imageId of ids) await this.locks.run(imageId, () => this.bring(imageId));
+      await Promise.all([...ids].map((imageId) => this.locks.run(imageId, () => this.bring(imageId))));
     } catch (thrown) {
       throw toLayerdError(thrown);
     }

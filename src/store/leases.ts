@@ -105,13 +105,7 @@ export class Leases {
   /** A lease of an operation of the daemon: it ends with `release()`, which never fails, or with the daemon. */
   async hold(purpose: string, holds: Digest[]): Promise<{ id: string; release(): Promise<void> }> {
     const id = `${purpose}-${randomUUID()}`;
-    await this.context.writer.run('addLease', {
-      id,
-      internal: true,
-      labels: { [INTERNAL]: purpose },
-      expires: null,
-      holds,
-    });
+    await this.context.writer.run('beginOperation', { id, labels: { [INTERNAL]: purpose }, holds });
     return { id, release: () => endLease(this.context, id) };
   }
 

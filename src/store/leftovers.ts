@@ -44,7 +44,7 @@ export async function endLease(context: StoreContext, id: string): Promise<void>
 /** Ends the leases that should have ended before, so that a collection finds what they held. */
 export async function endOverdue({ overdue, writer }: StoreContext): Promise<void> {
   for (const id of overdue) {
-    await writer.run('dropLease', { id, ifEmpty: false });
+    await writer.run('endOperation', { id });
     overdue.delete(id);
   }
 }

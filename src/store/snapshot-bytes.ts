@@ -18,6 +18,11 @@ export class SnapshotBytes {
   }
 
   async *changes(snapshot: SnapshotArgs, signal: AbortSignal): AsyncGenerator<Change[]> {
+    const few = await this.context.pool.run('short', 'snapshot.fewChanges', snapshot, { signal });
+    if (few !== null) {
+      if (few.length > 0) yield few;
+      return;
+    }
     let rest = '';
     for await (const chunk of this.stream('snapshot.changes', snapshot, signal)) {
       const lines = (rest + chunk.toString('utf8')).split('\n');

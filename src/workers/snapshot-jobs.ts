@@ -1,6 +1,7 @@
 import type { Drivers } from '../../drivers/index.js';
 import type { RootAttributes, SealedUpper, SnapshotSpec } from '../../drivers/driver.js';
 import type { Places } from '../core/places.js';
+import { toLayerdError, type ErrorBody } from '../core/errors.js';
 import type { Change, DriverName, MountInstruction, Usage } from '../core/words.js';
 import { ingest, type Ingested } from '../content/ingest.js';
 import { moveToTrash } from '../disk/trash.js';
@@ -22,8 +23,15 @@ export interface CommitSnapshotArgs extends SnapshotArgs {
   pauseCgroup: string | null;
 }
 
+export interface NotDiscarded {
+  dir: string;
+  error: ErrorBody;
+}
+
 /** Changes go through the port as lines of JSON, so many to a chunk. */
 const CHANGES_PER_CHUNK = 500;
+/** So many are listed among the short calls: a thread for streams need not be started for them. */
+const FEW_CHANGES = 500;
 
 /** Calls on snapshots. */
 export function snapshotJobs(drivers: Drivers, places: Places) {
@@ -58,10 +66,19 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
     'snapshot.release': async (args: SnapshotArgs & { force: boolean }): Promise<void> =>
       keeper(args).release(args.spec, { force: args.force }),
 
-    /** Moves what a removed snapshot leaves into the trash. */
-    'snapshot.discard': async (args: SnapshotArgs): Promise<void> => {
-      keeper(args).release(args.spec, { force: false });
-      moveToTrash(places, { layers: [], snapshots: [args.spec.dir], trees: [], blobs: [] });
+    /** Moves what removed snapshots leave into the trash; returns those that could not be moved, and why. */
+    'snapshot.discard': async ({ snapshots }: { snapshots: SnapshotArgs[] }): Promise<NotDiscarded[]> => {
+      const failed: NotDiscarded[] = [];
+      for (const args of snapshots) {
+        const { dir } = args.spec;
+        try {
+          keeper(args).release(args.spec, { force: false });
+          moveToTrash(places, { layers: [], snapshots: [dir], trees: [], blobs: [] });
+        } catch (thrown) {
+          failed.push({ dir, error: toLayerdError(thrown).toBody() });
+        }
+      }
+      return failed;
     },
 
     /** Null where the driver's snapshots are no uppers. */
@@ -73,6 +90,10 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
       keeper(args).changedSince?.(args.spec, args.micros) ?? false,
 
     'snapshot.usage': async (args: SnapshotArgs): Promise<Usage> => keeper(args).usage(args.spec),
+
+    /** All of them, where they are few and found at once; null where they are to be streamed. */
+    'snapshot.fewChanges': async (args: SnapshotArgs): Promise<Change[] | null> =>
+      keeper(args).fewChanges?.(args.spec, FEW_CHANGES) ?? null,
 
     'snapshot.changes': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
       pumpBytes(changeLines(keeper(args).changes(args.spec)), portOf(context)),

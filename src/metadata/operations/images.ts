@@ -16,7 +16,8 @@ export interface NewImage {
   refs: string[];
   /** Holds the image until it is released; null where refs hold it. */
   leaseId: string | null;
-  event: 'image.load' | null;
+  /** The container that it was committed from. */
+  container: string | null;
 }
 
 /** Makes an image known whose layers are all there, and names it. Idempotent; a ref moves from the image it named. */
@@ -28,7 +29,10 @@ export function addImage(tx: Transaction, image: NewImage): { id: number } {
     tx.sql.run('INSERT OR IGNORE INTO lease_image (lease_id, image_id) VALUES (?, ?)', image.leaseId, id);
   }
   for (const name of image.refs) setRef(tx, name, id);
-  if (image.event !== null) tx.event(image.event, image.imageId, { refs: image.refs.join(' ') });
+  tx.event('image.load', image.imageId, { refs: image.refs.join(' ') });
+  if (image.container !== null) {
+    tx.event('container.commit', image.container, { image: image.imageId, ref: image.refs[0] ?? null });
+  }
   return { id };
 }
 

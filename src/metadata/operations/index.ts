@@ -15,7 +15,16 @@ import {
   markDamaged,
 } from './layers.js';
 import { moveChain, noteDriver } from './migrate.js';
-import { addLease, dropLease, removeInternalLeases, removeLease, renewLease, updateLease } from './leases.js';
+import {
+  addLease,
+  beginOperation,
+  dropLease,
+  endOperation,
+  removeInternalLeases,
+  removeLease,
+  renewLease,
+  updateLease,
+} from './leases.js';
 import { holdPartial, noteRemoteBlobs } from './remote.js';
 import {
   addCommittedSnapshot,
@@ -57,6 +66,8 @@ export const operations = {
   addLease,
   updateLease,
   removeLease,
+  beginOperation,
+  endOperation,
   removeInternalLeases,
   renewLease,
   dropLease,
@@ -72,13 +83,15 @@ export const operations = {
 } as const;
 
 /**
- * Operations whose effect a power cut ends anyway, as it ends the mounts that they count, and the load for which they
- * hold a layer: their commit need not wait for the disk. It outlives the process all the same.
+ * Operations whose effect a power cut ends anyway, as it ends the mounts that they count, and the operations that their
+ * leases are for: their commit need not wait for the disk. It outlives the process all the same.
  */
 export const LOST_WITH_POWER: ReadonlySet<OperationName> = new Set([
   'countMount',
   'countUnmount',
   'holdPresentLayer',
+  'beginOperation',
+  'endOperation',
   'ping',
 ]);
 

@@ -35,6 +35,16 @@ export function addLease(tx: Transaction, lease: NewLease): Lease {
   return { id, created: tx.now, expires, labels, holds: [...new Set(holds)] };
 }
 
+/** The lease of an operation of the daemon. It need not be durable: what a power cut leaves of it ends with the next start. */
+export function beginOperation(tx: Transaction, lease: Pick<NewLease, 'id' | 'labels' | 'holds'>): void {
+  addLease(tx, { ...lease, internal: true, expires: null });
+}
+
+/** The operation is over, with its lease, if that is still there. */
+export function endOperation(tx: Transaction, args: { id: string }): void {
+  tx.sql.run('DELETE FROM lease WHERE id = ?', args.id);
+}
+
 /** Adds what it protects; `expires` undefined leaves the time as it is. */
 export function updateLease(tx: Transaction, args: { id: string; expires?: number | null; add: Digest[] }): void {
   requireLease(tx, args.id);
