@@ -40,7 +40,7 @@ const FULL: Scale = {
 const MEASURED: readonly FixtureName[] = ['debian-node', 'smallfiles', 'bigfile', 'deep'];
 const READ_THROUGH = 'erofs,erofs+directio,overlay2,btrfs,copy';
 /** By containerd alone, into uppers. */
-const UNPACKED: readonly FixtureName[] = ['debian-node', 'bigfile', 'tiny'];
+const UNPACKED: ReadonlySet<FixtureName> = new Set(['debian-node', 'bigfile', 'tiny']);
 const SMOKE: Scale = { runs: 1, cycles: 8, clients: [1, 4], files: 50, fileBytes: 1000, garbage: 1000, unpacks: 1 };
 const PARTS = ['hand', 'commits', 'imports', 'containers', 'latency', 'unpacks'] as const;
 
@@ -98,7 +98,7 @@ async function goals(parts: readonly string[]): Promise<Figure[]> {
     unpacks: () =>
       commitsAfterUnpacking(
         best,
-        names.filter((name) => UNPACKED.includes(name)),
+        names.filter((name) => UNPACKED.has(name)),
         scale,
       ),
     latency: () => latencyUnderLoad(best, { image: base, load: names.includes('bigfile') ? 'bigfile' : base }, scale),
