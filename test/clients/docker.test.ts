@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { fixture } from '../../bench/fixtures/fixtures.js';
 import type { LayerTreeNode } from '../../src/core/words.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
@@ -11,6 +11,9 @@ import { needsFixture } from '../reference/needs.js';
 import { describeWith, needsProgram, needsRoot, PATIENCE } from '../support.js';
 import { busyboxArchive, needsBusybox } from './busybox.js';
 import { Dockerd } from './dockerd.js';
+
+/** dockerd, containerd and runc start a dozen processes for a step: a busy machine takes its time. */
+vi.setConfig({ testTimeout: 10 * 60_000 });
 
 let home: string;
 let layerd: TestDaemon;

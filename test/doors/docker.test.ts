@@ -119,6 +119,19 @@ describeWith('the door for Docker', [needsRoot()], () => {
   describe.each(['erofs', 'overlay2', 'copy'] as const)('%s', (driver) => {
     beforeEach(() => open(driver));
 
+    it('counts what it answered, by verb and status', async () => {
+      await verb('Create', { ID: base, Parent: '' });
+      await verb('Exists', { ID: base });
+      await verb('Get', { ID: box });
+      const text = await metrics.text();
+      const count = (name: string, status: number): string =>
+        `layerd_docker_request_duration_seconds_count{verb="${name}",status="${status}"} 1`;
+      expect(text).toContain(count('Create', 200));
+      expect(text).toContain(count('Exists', 200));
+      expect(text).toContain(count('Get', 500));
+      expect(text).toContain('layerd_docker_requests_running 0');
+    });
+
     it('gives back the very bytes of every layer, stored once', async () => {
       expect(JSON.parse((await ask('/Plugin.Activate', Buffer.alloc(0))).body.toString())).toEqual({
         Implements: ['GraphDriver'],
