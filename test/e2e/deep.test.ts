@@ -4,12 +4,13 @@ import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { loopFileSystem } from '../conformance/file-system.js';
 import { deepStack } from '../conformance/parts/limits.js';
 import { listModel } from '../conformance/listing.js';
 import { mergeModel } from '../model/merge-model.js';
 import { layerTar } from '../model/spec.js';
 import { compareTrees, describeTree, showDifferences } from '../reference/tree.js';
-import { describeWith, needsProgram, needsRoot } from '../support.js';
+import { describeWith, needsProgram } from '../support.js';
 import { needsErofs } from '../unit/erofs-fixture.js';
 import { dockerMembers, plainLayer, testImage, writeMembers } from '../unit/image-synthetic.js';
 import { withStore, type TestStore } from './store.js';
@@ -17,13 +18,15 @@ import { withStore, type TestStore } from './store.js';
 const DEPTH = 1200;
 const REF = 'localhost/deep:1';
 const MINUTES = 60_000;
+/** One of its own, in memory where it can be: a thousand layers are synced one by one. */
+const EXT4 = loopFileSystem('ext4');
 
-describeWith(`an image of ${DEPTH} layers`, [needsRoot(), needsErofs(), needsProgram('python3')], () => {
+describeWith(`an image of ${DEPTH} layers`, [...EXT4.needs, needsErofs(), needsProgram('python3')], () => {
   it(
     'is loaded, mounted, committed to, saved, found again after a reboot, and removed',
     { timeout: 10 * MINUTES },
     () =>
-      withStore({ driver: 'erofs' }, async (store) => {
+      onFileSystem(async (store) => {
         const contents = deepStack(DEPTH, { implied: true });
         const expected = listModel(mergeModel(contents));
         const archive = join(store.home, 'deep');
@@ -64,6 +67,15 @@ describeWith(`an image of ${DEPTH} layers`, [needsRoot(), needsErofs(), needsPro
       }),
   );
 });
+
+async function onFileSystem(work: (store: TestStore) => Promise<void>): Promise<void> {
+  const place = EXT4.make();
+  try {
+    await withStore({ driver: 'erofs', root: join(place.path, 'root') }, work);
+  } finally {
+    place.dispose();
+  }
+}
 
 /** Ends the engine as a reboot does: nothing is mounted any more, and the run directory is empty. */
 async function reboot(store: TestStore): Promise<void> {
