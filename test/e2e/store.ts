@@ -172,7 +172,7 @@ const EMPTY_STORE = new Set(
   [
     ['root', 'root/lock', 'root/db', 'root/l', 'root/s', 'root/t', 'root/b', 'root/i', 'root/e', 'root/trash'],
     ['root/db/layerd.db', 'root/db/layerd.db-wal', 'root/db/layerd.db-shm'],
-    ['run', 'run/lock', 'run/l', 'run/l.lock', 'run/m'],
+    ['run', 'run/lock', 'run/l', 'run/l.lock', 'run/t', 'run/t.lock', 'run/m'],
   ].flat(),
 );
 
