@@ -44,7 +44,7 @@ export async function startDaemon(directory: string, flags: readonly string[] = 
     startedMs: performance.now() - began,
     stop: async () => {
       client.close();
-      if (child.exitCode !== null) return;
+      if (child.exitCode !== null || child.signalCode !== null) return;
       const ended = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGTERM');
       await ended;

@@ -11,6 +11,7 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   const opened = openLog(configuration.settings.log_level);
   const { log } = opened;
   dieOnSurprise(opened);
+  const signals = new Signals();
   if (configuration.unknownVariables.length > 0) {
     log.warn({ variables: configuration.unknownVariables }, 'variables look like settings but are none');
   }
@@ -29,7 +30,7 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
     return failed(thrown, 'cannot start');
   }
   try {
-    await untilStopped(daemon, load, opened);
+    await untilStopped(daemon, load, opened, signals);
   } catch (thrown) {
     return failed(thrown, 'stopping failed');
   }
@@ -37,7 +38,27 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   return 0;
 }
 
-function untilStopped(daemon: Daemon, load: () => Configuration, { log }: DaemonLog): Promise<void> {
+/** From the beginning: what comes while it starts, or as it first answers, takes effect when it has started. */
+class Signals {
+  /** SIGHUP. */
+  reload: () => void = () => undefined;
+  readonly stop: Promise<NodeJS.Signals>;
+
+  constructor() {
+    process.on('SIGHUP', () => this.reload());
+    this.stop = new Promise((resolve) => {
+      process.on('SIGTERM', resolve);
+      process.on('SIGINT', resolve);
+    });
+  }
+}
+
+async function untilStopped(
+  daemon: Daemon,
+  load: () => Configuration,
+  { log }: DaemonLog,
+  signals: Signals,
+): Promise<void> {
   const reload = async (): Promise<void> => {
     try {
       await daemon.reload(load());
@@ -46,17 +67,12 @@ function untilStopped(daemon: Daemon, load: () => Configuration, { log }: Daemon
       log.error({ code: error.code, error: error.message, details: error.details }, 'settings not reloaded');
     }
   };
-  process.on('SIGHUP', () => void reload());
-  return new Promise((resolve, reject) => {
-    const stop = (signal: NodeJS.Signals): void => {
-      log.info({ signal }, 'stopping');
-      daemon.stop().then(resolve, reject);
-    };
-    process.on('SIGTERM', stop);
-    process.on('SIGINT', stop);
-    // not before: whoever reads this may send a signal at once
-    daemon.announce();
-  });
+  signals.reload = () => void reload();
+  // not before: whoever reads this may send a signal at once
+  daemon.announce();
+  const signal = await signals.stop;
+  log.info({ signal }, 'stopping');
+  await daemon.stop();
 }
 
 /**
