@@ -190,17 +190,17 @@ function* commits(found: Findings): Generator<Verdict> {
 
 function* flat(found: Findings): Generator<Verdict> {
   const by = 'layerd erofs';
-  for (const step of ['prepare', 'commit', 'stat', 'remove', 'gc of 100 containers']) {
-    const [empty, full] = [
-      found.of(`${step}, p50`, by, 'an empty store'),
-      found.of(`${step}, p50`, by, 'a full store'),
-    ];
+  const steps = ['prepare', 'stat', 'remove'].flatMap((step) => [step, `${step} by gRPC`]);
+  for (const step of [...steps, 'commit', 'gc of nothing', 'gc of 100 containers', 'gc of 12 layers']) {
+    const [empty, full] = [found.of(step, by, 'an empty store'), found.of(step, by, 'a full store')];
     if (empty !== null && full !== null) yield most('6', `${step} in a full store, of an empty one`, 1.2, full / empty);
   }
   const start = found.of('start', by, 'a full store');
   if (start !== null) yield most('6', 'start with a full store, ms', 1000, start);
-  const idle = found.of('resident, idle', by, 'a full store');
-  if (idle !== null) yield most('6', 'resident, idle with a full store, MB', 130, idle);
+  for (const when of ['resident, idle', 'resident, idle after use']) {
+    const idle = found.of(when, by, 'a full store');
+    if (idle !== null) yield most('6', `${when} with a full store, MB`, 130, idle);
+  }
   for (const driver of ['erofs', 'overlay2']) {
     const peak = found.most('peak memory', `layerd ${driver}`);
     if (peak !== null) yield most('6', `${driver}: peak memory of this run, MB`, LOAD_MB, peak);

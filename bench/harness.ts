@@ -1,5 +1,5 @@
 /** Measuring: medians of several runs, each from the same state, and tables of them. */
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from './fixtures/shell.js';
 
@@ -8,7 +8,7 @@ export interface Figure {
   scenario: string;
   driver: string;
   fixture: string;
-  unit: 'µs' | 'ms' | 's' | 'MB' | 'per second';
+  unit: 'µs' | 'ms' | 's' | 'MB' | 'per second' | 'of them';
   runs: number[];
 }
 
@@ -87,6 +87,11 @@ export async function concurrently(
 export function residentMb(pid: number): number {
   const [, kb = '0'] = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kb) / 1024;
+}
+
+/** From here on {@link peakMb} tells of what comes (proc_pid_clear_refs(5)). */
+export function resetPeak(pid: number): void {
+  writeFileSync(`/proc/${pid}/clear_refs`, '5');
 }
 
 /** The most memory that a process ever had resident, MB. */

@@ -80,7 +80,7 @@ writeFileSync(values.json, `${JSON.stringify({ layerd: VERSION, machine, scale, 
 process.stderr.write(`written to ${values.json}\n`);
 
 function measured(): Promise<Figure[]> {
-  if (values.flat) return flatness(best, Number(values.layers));
+  if (values.flat) return flatness(best, Number(values.layers), values.smoke);
   if (values.reading) return compareReading(names, drivers, scale);
   if (values.depth) return compareDepths(values.smoke ? [names] : [['deep'], ['debian-node', 'deep']], scale);
   return values.peers ? goals(values.only.split(',')) : scenarios();

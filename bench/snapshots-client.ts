@@ -3,6 +3,7 @@ import { Client, credentials, Metadata, status, type ServiceError } from '@grpc/
 import { REF } from '../src/doors/containerd/labels.js';
 import {
   Empty,
+  InfoResponse,
   KeyRequest,
   ListRequest,
   ListResponse,
@@ -34,23 +35,28 @@ export class SnapshotsClient {
     return (await this.call('Prepare', PrepareRequest, MountsResponse, request)).mounts;
   }
 
+  async stat(key: string): Promise<void> {
+    await this.call('Stat', KeyRequest, InfoResponse, { snapshotter: this.snapshotter, key });
+  }
+
   async remove(key: string): Promise<void> {
     await this.call('Remove', KeyRequest, Empty, { snapshotter: this.snapshotter, key });
   }
 
-  /** The key of the snapshot that a server has of a chain without unpacking it: containerd asks for it by a label first. */
+  /**
+   * The key of the snapshot that layerd has of a chain without unpacking it: containerd asks for it by a label first. The
+   * refusal names it; looking for it in the list would take longer the more there are.
+   */
   async present(chain: string, parent: string): Promise<string> {
     const refused = await this.prepare(`extract ${chain}`, parent, { [REF]: chain }).catch((error: unknown) => error);
-    if ((refused as Partial<ServiceError>).code !== status.ALREADY_EXISTS) throw new Error(`${chain} is not there`);
-    for (const { name, labels } of await this.list()) if (labels[REF] === chain) return name;
-    throw new Error(`${chain} is there, and no snapshot says so`);
+    const { code, details = '' } = refused as Partial<ServiceError>;
+    const [, key] = /is here already, as snapshot (\S+):/.exec(details) ?? [];
+    if (code !== status.ALREADY_EXISTS || key === undefined) throw new Error(`${chain} is not there: ${details}`);
+    return key;
   }
 
-  close(): void {
-    this.client.close();
-  }
-
-  private async list(): Promise<Info[]> {
+  /** Reads the list of all snapshots to its end; returns how many they are. */
+  async list(): Promise<number> {
     const answers = this.client.makeServerStreamRequest(
       `${SNAPSHOTS}List`,
       ListRequest.encode,
@@ -58,9 +64,13 @@ export class SnapshotsClient {
       { snapshotter: this.snapshotter, filters: [] },
       this.metadata,
     );
-    const found: Info[] = [];
-    for await (const { info } of answers as AsyncIterable<{ info: Info[] }>) found.push(...info);
-    return found;
+    let count = 0;
+    for await (const { info } of answers as AsyncIterable<{ info: Info[] }>) count += info.length;
+    return count;
+  }
+
+  close(): void {
+    this.client.close();
   }
 
   private call<Q, A>(method: string, question: Message<Q>, answer: Message<A>, request: Q): Promise<A> {

@@ -87,6 +87,7 @@ describeWith(
       await promisify(execFile)(process.execPath, [
         BENCH,
         '--flat',
+        '--smoke',
         '--layers',
         '100',
         '--drivers',
