@@ -28,7 +28,7 @@ async function pack() {
     layerctl: `${out}/src/layerctl.js`,
     thread: `${out}/src/workers/thread.js`,
     'writer-thread': `${out}/src/metadata/writer-thread.js`,
-    'backup-thread': `${out}/src/metadata/backup-thread.js`,
+    'aside-thread': `${out}/src/metadata/aside-thread.js`,
   };
   const packed = await rolldown({ input, platform: 'node', external: ['koffi', 'better-sqlite3'], logLevel: 'warn' });
   await packed.write({

@@ -22,7 +22,7 @@ import type {
 } from './core/api.js';
 import type { EngineConfig, ReloadableEngineConfig } from './core/engine-config.js';
 import type { Digest } from './core/digest.js';
-import { LayerdError } from './core/errors.js';
+import { LayerdError, toLayerdError } from './core/errors.js';
 import { lazily } from './core/lazily.js';
 import { Places } from './core/places.js';
 import { elapsedMs } from './core/units.js';
@@ -59,7 +59,7 @@ import { SnapshotBytes } from './store/snapshot-bytes.js';
 import { SnapshotDirectories } from './store/snapshot-directories.js';
 import { Snapshots } from './store/snapshots.js';
 import { Stock } from './store/stock.js';
-import { recover, type RecoveryReport } from './store/recovery.js';
+import { damagedLayers, recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
 import { WriteBehind } from './store/write-behind.js';
 import { WorkerPool } from './workers/pool.js';
@@ -70,6 +70,9 @@ interface ArchiveParts {
   leases: Leases;
   containers: Containers;
 }
+
+/** Of what a start found, so many are named in the log. */
+const TOLD = 20;
 
 type Archives = Awaited<ReturnType<typeof openArchives>>;
 type Remotes = Awaited<ReturnType<typeof openRegistries>>;
@@ -93,6 +96,7 @@ export class Engine implements EngineApi {
   private readonly layerStore: Layers;
   private readonly listing: LayerListing;
   private readonly imageStore: Images;
+  private readonly imageFiles: ImageFiles;
   private readonly archives: () => Promise<Archives>;
   private readonly registries: () => Promise<Remotes>;
   /** Ends the connections to registries, if there were any. */
@@ -112,6 +116,9 @@ export class Engine implements EngineApi {
   private readonly backups: Backups;
   private readonly eventLog: EventLog;
   private readonly storeMetrics: StoreMetrics;
+  private readonly closing = new AbortController();
+  /** What a start looks through while it serves; done once. */
+  private looking: Promise<void> = Promise.resolve();
 
   private constructor(parts: {
     config: EngineConfig;
@@ -129,6 +136,7 @@ export class Engine implements EngineApi {
     const { layers, images, leases, chains, imageFiles } = partsOf(context);
     this.layerStore = layers;
     this.imageStore = images;
+    this.imageFiles = imageFiles;
     this.leaseStore = leases;
     this.listing = new LayerListing(context);
     const trees = new Trees(context);
@@ -201,6 +209,7 @@ export class Engine implements EngineApi {
         report = await new Rebuilder(context, { images, leases }).run();
       },
     });
+    await engine.looking;
     await engine.close();
     if (report === null) throw new LayerdError('INTERNAL', 'the rebuilding did not come to its end');
     return report;
@@ -265,6 +274,7 @@ export class Engine implements EngineApi {
       await tellRecovery(context, recovery, began);
       const engine = new Engine({ config, context, choice, possession, recovery });
       engine.collector.start();
+      engine.looking = engine.lookThrough();
       return engine;
     } catch (thrown) {
       await pool?.close();
@@ -275,6 +285,26 @@ export class Engine implements EngineApi {
     }
   }
 
+  /** Looks into every layer and image, which takes its time in a large store: what crashed or went wrong meanwhile is told. */
+  private async lookThrough(): Promise<void> {
+    const { context } = this;
+    const { signal } = this.closing;
+    try {
+      await this.imageFiles.writeAll(signal);
+      const damaged = await damagedLayers(context, signal);
+      if (damaged.length === 0) return;
+      context.log.warn({ damaged: damaged.length, damaged_layers: damaged.slice(0, TOLD) }, 'layers are damaged');
+      await context.writer.run('recordEvent', {
+        type: 'store.recover',
+        subject: '',
+        data: { damaged: damaged.length },
+      });
+    } catch (thrown) {
+      if (signal.aborted) return;
+      context.log.error({ error: toLayerdError(thrown).toBody() }, 'looking through the store failed');
+    }
+  }
+
   /** Takes settings that can change while it runs. */
   reconfigure(change: ReloadableEngineConfig): void {
     this.collector.reconfigure(collectorSettings({ ...this.config, ...change }));
@@ -282,7 +312,9 @@ export class Engine implements EngineApi {
 
   /** Ends what runs, closes the database and lets go of the root. Mounts stay. */
   async close(): Promise<void> {
+    this.closing.abort();
     this.loopDelay.disable();
+    await this.looking;
     this.eventLog.close();
     this.writeBehind.close();
     await this.conversions.close();
@@ -412,7 +444,7 @@ export class Engine implements EngineApi {
     return saver.save(options, signal);
   }
 
-  images(): words.ImageSummary[] {
+  images(): Iterable<words.ImageSummary> {
     return this.imageStore.list();
   }
 
@@ -439,7 +471,7 @@ export class Engine implements EngineApi {
     return removed;
   }
 
-  layers(): words.LayerSummary[] {
+  layers(): Iterable<words.LayerSummary> {
     return this.listing.list();
   }
 
@@ -460,7 +492,7 @@ export class Engine implements EngineApi {
     return this.containerStore.create(this.imageStore.find(image), image, options, once);
   }
 
-  containers(): words.ContainerSummary[] {
+  containers(): Iterable<words.ContainerSummary> {
     return this.containerStore.list();
   }
 
@@ -717,17 +749,11 @@ function afterRestart(configured: EngineConfig['driver'], to: words.DriverName):
 }
 
 async function tellRecovery(context: StoreContext, recovery: RecoveryReport, began: number): Promise<void> {
-  const { strays, mounts, unmounted, leases, damaged } = recovery;
-  const data = {
-    strays: strays.length,
-    mounts: mounts.length,
-    unmounted: unmounted.length,
-    leases,
-    damaged: damaged.length,
-  };
+  const { strays, mounts, unmounted, leases } = recovery;
+  const data = { strays: strays.length, mounts: mounts.length, unmounted: unmounted.length, leases };
   if (Object.values(data).every((count) => count === 0)) return;
-  const some = { paths: strays.slice(0, 20), damaged_layers: damaged.slice(0, 20) };
-  context.log.warn({ ...data, ...some, duration_ms: elapsedMs(began) }, 'store recovered');
+  const paths = strays.slice(0, TOLD);
+  context.log.warn({ ...data, paths, duration_ms: elapsedMs(began) }, 'store recovered');
   await context.writer.run('recordEvent', { type: 'store.recover', subject: '', data });
 }
 

@@ -2,7 +2,7 @@
  * Mounts of indexes: each once, at RUN/l/DIR (merged ones at RUN/t/NAME), read-only, nosuid, nodev, noexec, shared by everything that uses the
  * layer. They outlive the daemon and are found again. Any thread may ask: a lock keeps two from mounting at once.
  */
-import { closeSync, existsSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { bytesOf } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
@@ -11,10 +11,14 @@ import { AT_FDCWD, close } from '../../src/linux/files.js';
 import { waitLock } from '../../src/linux/lock.js';
 import { attach } from '../../src/linux/mount.js';
 import { removeMountPoint } from '../../src/linux/mount-point.js';
-import { readMountinfo } from '../../src/linux/mountinfo.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import { withReadahead } from './readahead.js';
+
+/** f_type of statfs(2) on an EROFS mount. */
+const EROFS_SUPER_MAGIC = 0xe0f5e1e2;
+/** So many mounts are known at a time. */
+const REMEMBERED = 4096;
 
 /** An index and the tars that it points into, in the order of its devices. */
 export interface MountImage {
@@ -25,8 +29,8 @@ export interface MountImage {
 export class LayerMounts {
   private readonly base: string;
   private readonly directio: boolean;
-  /** Mount ids by DIR that were looked up in the mount table, which is long: it is read when one is new. */
-  private known = new Map<string, number>();
+  /** Ids of mounts by DIR that were seen to be ours. */
+  private readonly known = new Map<string, number>();
 
   /** `base`: the directory of the mount points; nothing else is mounted there. */
   constructor(base: string, options: { directio: boolean }) {
@@ -39,9 +43,11 @@ export class LayerMounts {
     const target = join(this.base, dir);
     const stat = tryStatAt(AT_FDCWD, bytesOf(target));
     if (stat?.mountRoot !== true) return null;
-    if (this.known.get(dir) !== stat.mountId) {
-      this.known = this.readTable();
-      if (this.known.get(dir) !== stat.mountId) throw taken(target);
+    const { mountId } = stat;
+    if (mountId === null || this.known.get(dir) !== mountId) {
+      // not out of the mount table, which is as long as the store is large
+      if (statfsSync(target).type !== EROFS_SUPER_MAGIC) throw taken(target);
+      if (mountId !== null) this.remember(dir, mountId);
     }
     return join(target, LAYER_DIRECTORY);
   }
@@ -62,7 +68,7 @@ export class LayerMounts {
         close(fd);
       }
       const id = mountIdOf(bytesOf(target));
-      if (id !== null) this.known.set(dir, id);
+      if (id !== null) this.remember(dir, id);
       return join(target, LAYER_DIRECTORY);
     });
   }
@@ -85,12 +91,9 @@ export class LayerMounts {
     }
   }
 
-  private readTable(): Map<string, number> {
-    const below = `${bytesOf(this.base)}/`;
-    const ours = readMountinfo().filter(
-      ({ fsType, root, mountPoint }) => fsType === 'erofs' && root === '/' && mountPoint.startsWith(below),
-    );
-    return new Map(ours.map(({ mountPoint, id }) => [mountPoint.slice(below.length), id]));
+  private remember(dir: string, id: number): void {
+    if (this.known.size >= REMEMBERED) this.known.clear();
+    this.known.set(dir, id);
   }
 }
 

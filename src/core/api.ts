@@ -164,7 +164,8 @@ export interface EngineApi {
     progress: OnProgress,
     signal: AbortSignal,
   ): Promise<PushResult>;
-  images(): ImageSummary[];
+  /** Newest first, read as they are taken: what comes or goes meanwhile may be among them or not. */
+  images(): Iterable<ImageSummary>;
   image(name: string): ImageDetail;
   history(name: string): HistoryRow[];
   /**
@@ -175,7 +176,8 @@ export interface EngineApi {
   tag(source: string, target: string): Promise<ImageSummary>;
   removeImage(name: string, options: { force?: boolean }, once?: Once): Promise<RemovedImage>;
 
-  layers(): LayerSummary[];
+  /** Oldest first, as they are taken. */
+  layers(): Iterable<LayerSummary>;
   layer(digestOrPrefix: string): LayerSummary;
   layerTree(): LayerTreeNode[];
   /** The uncompressed tar of a layer, bit for bit. */
@@ -185,7 +187,8 @@ export interface EngineApi {
   ): Promise<{ stream: AsyncIterable<Buffer>; size: number; diffId: Digest }>;
 
   createContainer(image: string, options: CreateContainerOptions, once?: Once): Promise<ContainerSummary>;
-  containers(): ContainerSummary[];
+  /** Newest first, as they are taken. */
+  containers(): Iterable<ContainerSummary>;
   container(name: string): ContainerDetail;
   mount(name: string, once?: Once): Promise<MountResult>;
   mountInstructions(name: string): Promise<MountInstruction[]>;

@@ -64,6 +64,8 @@ export interface AdoptOptions {
   labels: Record<string, string>;
   /** The label that names the chain ID: a committed snapshot with it upon the same parent is it already. */
   same: string;
+  /** The blob that holds its topmost layer, where that is known: nothing else need be looked at then. */
+  blobDigest?: Digest;
 }
 
 /** The bytes that a committed upper was unpacked from, and what they must prove to be. */
@@ -131,8 +133,10 @@ export interface SnapshotsApi {
     name: SnapshotName,
     change: (labels: Record<string, string>) => Record<string, string>,
   ): Promise<SnapshotInfo>;
-  /** All of the space as they are now, parents before children. */
-  list(space: string): SnapshotInfo[];
+  /** All of the space, read as they are taken, in the order in which they were begun. */
+  list(space: string): Iterable<SnapshotInfo>;
+  /** How many of the space are committed. */
+  committed(space: string): number;
   usage(name: SnapshotName): Promise<Usage>;
   /** What it changed against its parent, as a layer tar; bit for bit where it is a layer. */
   diff(name: SnapshotName, signal: AbortSignal): AsyncIterable<Buffer>;

@@ -16,17 +16,13 @@ export interface StoreNames {
   trash: string[];
   /** Anything else directly below the root. */
   others: string[];
-  /** Names below RUN/l and RUN/m: mount points, mounted or not. */
-  layerMountPoints: string[];
-  mergedMountPoints: string[];
-  /** Those of them that something is mounted on now. */
+  /** What is mounted below the run directory. */
   mounted: string[];
 }
 
 const KNOWN = new Set(['lock', 'db', 'l', 's', 't', 'b', 'i', 'e', 'trash', 'lost']);
 
 export function scanStore(places: Places): StoreNames {
-  const mounts = linuxAvailable().available ? mountsBelow(places.run) : [];
   return {
     layers: namesIn(places.layers),
     snapshots: namesIn(places.snapshots),
@@ -35,10 +31,22 @@ export function scanStore(places: Places): StoreNames {
     images: namesIn(places.images),
     trash: namesIn(places.trash),
     others: namesIn(places.root).filter((name) => !KNOWN.has(name)),
-    layerMountPoints: namesIn(places.layerMounts),
-    mergedMountPoints: namesIn(places.merged),
-    mounted: mounts.map((mount) => toBuffer(mount.mountPoint).toString('utf8')),
+    mounted: [...mountedBelow(places)],
   };
+}
+
+/** What is mounted below the run directory. */
+export function mountedBelow(places: Places): Set<string> {
+  const mounts = linuxAvailable().available ? mountsBelow(places.run) : [];
+  return new Set(mounts.map((mount) => toBuffer(mount.mountPoint).toString('utf8')));
+}
+
+/** Mount points of layers and of snapshots, mounted or not. */
+export function mountPointsOf(places: Places): string[] {
+  return [
+    ...namesIn(places.layerMounts).map((name) => places.layerMount(name)),
+    ...namesIn(places.merged).map((name) => places.mergedRoot(name)),
+  ];
 }
 
 /** Measures what lies at these paths, each by itself; null for what is not there. */
@@ -78,7 +86,8 @@ export function measureFrame(places: Places): Measure {
   return total;
 }
 
-function namesIn(path: string): string[] {
+/** None where there is no such directory. */
+export function namesIn(path: string): string[] {
   try {
     return readdirSync(path);
   } catch (thrown) {

@@ -92,8 +92,9 @@ export class Images {
     return `There is ${similar.join(', ')}: \`layerctl images\` lists the images.`;
   }
 
-  list(): ImageSummary[] {
-    return this.context.reader.images().map((row) => this.summary(row));
+  /** Newest first. */
+  *list(): Generator<ImageSummary> {
+    for (const row of this.context.reader.images()) yield this.summary(row);
   }
 
   detail(row: ImageRow): ImageDetail {
@@ -169,7 +170,7 @@ export class Images {
       if (seen.has(layer.id)) continue;
       seen.add(layer.id);
       size += layer.size;
-      if (layer.users === 1) unique += layer.size;
+      if (layer.shared === 0) unique += layer.size;
     }
     return {
       id: row.image_id,

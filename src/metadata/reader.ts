@@ -32,6 +32,15 @@ const STACK_WALK = `
     SELECT stack.id, stack.parent_id, stack.stored_layer_id, stack.depth FROM stack JOIN walk ON stack.id = walk.parent_id
   )`;
 
+/** Every stack that a snapshot with a directory lies on, and those below. */
+const STACKS_IN_USE = `
+  WITH RECURSIVE used (id, parent_id, stored_layer_id) AS (
+    SELECT id, parent_id, stored_layer_id FROM stack
+    WHERE id IN (SELECT stack_id FROM snapshot WHERE stack_id IS NOT NULL AND dir IS NOT NULL)
+    UNION
+    SELECT stack.id, stack.parent_id, stack.stored_layer_id FROM stack JOIN used ON stack.id = used.parent_id
+  )`;
+
 /** A container with the snapshot it is. */
 export type ContainerWithSnapshot = ContainerRow & {
   dir: string;
@@ -76,12 +85,22 @@ export class MetadataReader {
     return this.sql.get('SELECT * FROM layer WHERE diff_id = ?', diffId);
   }
 
+  /** Every diff ID, in no order that means anything. */
+  diffIds(): Generator<{ id: number; diff_id: Digest }> {
+    return this.sql.walk<{ id: number; diff_id: Digest }>(
+      'SELECT id, diff_id FROM layer WHERE id > ? ORDER BY id LIMIT ?',
+      0,
+      ({ id }) => id,
+    );
+  }
+
   layerByRow(id: number): LayerRow | undefined {
     return this.sql.get('SELECT * FROM layer WHERE id = ?', id);
   }
 
-  layers(): LayerRow[] {
-    return this.sql.all('SELECT * FROM layer ORDER BY created, id');
+  /** Oldest first. */
+  layers(): Generator<LayerRow> {
+    return this.sql.walk<LayerRow>('SELECT * FROM layer WHERE id > ? ORDER BY id LIMIT ?', 0, ({ id }) => id);
   }
 
   /** Layers whose hex digits start so. */
@@ -98,8 +117,18 @@ export class MetadataReader {
     return this.sql.all(`SELECT ${STACKED} WHERE layer_id = ? ORDER BY damaged, stored_layer.id DESC`, layerId);
   }
 
-  allStoredLayers(): StackedRow[] {
-    return this.sql.all(`SELECT ${STACKED} ORDER BY stored_layer.id`);
+  /** Oldest first. */
+  allStoredLayers(): Generator<StackedRow> {
+    return this.sql.walk<StackedRow>(
+      `SELECT ${STACKED} WHERE stored_layer.id > ? ORDER BY stored_layer.id LIMIT ?`,
+      0,
+      ({ id }) => id,
+    );
+  }
+
+  /** Directories of all stored layers. */
+  layerDirs(): Set<string> {
+    return this.column('SELECT dir FROM stored_layer WHERE layer_id IS NOT NULL');
   }
 
   storedLayerByDir(dir: string): StackedRow | undefined {
@@ -229,9 +258,14 @@ export class MetadataReader {
 
   /** Directories of the stored layers that some snapshot lies on. */
   layersUnderSnapshots(): Set<string> {
-    const dirs = new Set<string>();
-    for (const { stack_id } of this.snapshotStacks()) for (const row of this.stack(stack_id)) dirs.add(row.dir);
-    return dirs;
+    return this.column(`${STACKS_IN_USE} SELECT dir FROM stored_layer WHERE id IN (SELECT stored_layer_id FROM used)`);
+  }
+
+  /** The same as stored layers, without committed uppers. */
+  storedLayersUnderSnapshots(): StackedRow[] {
+    return this.sql.all(
+      `${STACKS_IN_USE} SELECT ${STACKED} WHERE stored_layer.id IN (SELECT stored_layer_id FROM used)`,
+    );
   }
 
   // Images
@@ -256,8 +290,17 @@ export class MetadataReader {
     );
   }
 
-  images(): ImageRow[] {
-    return this.sql.all('SELECT * FROM image ORDER BY added DESC, id DESC');
+  /** Newest first. */
+  images(): Generator<ImageRow> {
+    return this.sql.walk<ImageRow>(
+      'SELECT * FROM image WHERE id < ? ORDER BY id DESC LIMIT ?',
+      Number.MAX_SAFE_INTEGER,
+      ({ id }) => id,
+    );
+  }
+
+  imageIds(): Set<Digest> {
+    return this.column('SELECT image_id FROM image ORDER BY id');
   }
 
   refs(imageRow: number): string[] {
@@ -278,10 +321,11 @@ export class MetadataReader {
     return this.sql.all('SELECT name, updated FROM ref WHERE image_id = ? ORDER BY name', imageRow);
   }
 
-  /** The layers of an image, bottom first, with the number of images that have each. */
-  imageLayers(imageRow: number): (LayerRow & { users: number })[] {
+  /** The layers of an image, bottom first, and whether another image has each, too. */
+  imageLayers(imageRow: number): (LayerRow & { shared: number })[] {
     return this.sql.all(
-      `SELECT layer.*, (SELECT count(DISTINCT image_id) FROM image_layer AS other WHERE other.layer_id = layer.id) AS users
+      `SELECT layer.*, EXISTS (SELECT 1 FROM image_layer AS other
+                               WHERE other.layer_id = layer.id AND other.image_id <> image_layer.image_id) AS shared
        FROM image_layer JOIN layer ON layer.id = image_layer.layer_id WHERE image_layer.image_id = ? ORDER BY position`,
       imageRow,
     );
@@ -296,6 +340,28 @@ export class MetadataReader {
     );
   }
 
+  /** Which images have which layer, each pair once. */
+  layersOfImages(): { image_id: Digest; layer_id: number }[] {
+    return this.sql.all(
+      'SELECT DISTINCT image.image_id, image_layer.layer_id FROM image_layer JOIN image ON image.id = image_layer.image_id',
+    );
+  }
+
+  /** Every name, and the image that has it. */
+  allRefs(): { image_id: Digest; name: string }[] {
+    return this.sql.all('SELECT image.image_id, name FROM ref JOIN image ON image.id = ref.image_id ORDER BY name');
+  }
+
+  /** Copies of layers that no image, lease or build cache has; snapshots may still lie on them. */
+  unreferencedLayers(): StackedRow[] {
+    return this.sql.all(
+      `SELECT ${STACKED}
+       WHERE NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
+         AND NOT EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = layer.id)
+         AND NOT EXISTS (SELECT 1 FROM build_cache WHERE build_cache.layer_id = layer.id)`,
+    );
+  }
+
   imagesOfLayer(layerId: number): { id: number; image_id: Digest }[] {
     return this.sql.all(
       'SELECT DISTINCT image.id, image.image_id FROM image JOIN image_layer ON image_layer.image_id = image.id WHERE layer_id = ?',
@@ -305,8 +371,22 @@ export class MetadataReader {
 
   // Containers
 
-  containers(): ContainerWithSnapshot[] {
-    return this.sql.all(`${CONTAINERS} ORDER BY container.created DESC, container.id`);
+  /** Newest first. */
+  containers(): Generator<ContainerWithSnapshot> {
+    return this.sql.walk<ContainerWithSnapshot>(
+      `${CONTAINERS} WHERE container.snapshot_id < ? ORDER BY container.snapshot_id DESC LIMIT ?`,
+      Number.MAX_SAFE_INTEGER,
+      ({ snapshot_id: id }) => id,
+    );
+  }
+
+  /** Those that are counted as mounted in this boot. */
+  mountedContainers(boot: string): ContainerWithSnapshot[] {
+    return this.sql.all(`${CONTAINERS} WHERE container.mounts > 0 AND container.boot = ?`, boot);
+  }
+
+  containerByDir(dir: string): ContainerWithSnapshot | undefined {
+    return this.sql.get(`${CONTAINERS} WHERE snapshot.dir = ?`, dir);
   }
 
   containerById(id: string): ContainerWithSnapshot | undefined {
@@ -395,6 +475,11 @@ export class MetadataReader {
     return this.sql.get('SELECT 1 FROM layer LIMIT 1') === undefined;
   }
 
+  /** Whether a collection has anything to look at. */
+  hasCandidates(): boolean {
+    return this.sql.get('SELECT 1 FROM candidate LIMIT 1') !== undefined;
+  }
+
   counts(): { images: number; layers: number; containers: number; leases: number; candidates: number } {
     const row = this.sql.get<{
       images: number;
@@ -410,15 +495,7 @@ export class MetadataReader {
     return row ?? { images: 0, layers: 0, containers: 0, leases: 0, candidates: 0 };
   }
 
-  /** SQLite's own integrity check and the foreign keys; empty when all is well. */
-  integrity(): string[] {
-    const problems = this.sql
-      .all<{ integrity_check: string }>('PRAGMA integrity_check(20)')
-      .map((row) => row.integrity_check)
-      .filter((text) => text !== 'ok');
-    for (const row of this.sql.all<{ table: string; rowid: number; parent: string }>('PRAGMA foreign_key_check')) {
-      problems.push(`row ${row.rowid} of ${row.table} refers to a missing row of ${row.parent}`);
-    }
-    return problems;
+  private column<Value>(text: string): Set<Value> {
+    return new Set(this.sql.values<Value>(text));
   }
 }

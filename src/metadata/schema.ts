@@ -393,4 +393,12 @@ export const MIGRATIONS: readonly string[] = [
     INSERT INTO loss VALUES ('layer', old.layer_id);
   END;
   `,
+  `
+  -- what looks for one thing finds it in a store of any size (test/unit/queries.test.ts)
+  CREATE INDEX layer_size ON layer (size);
+  CREATE INDEX image_manifest ON image (manifest_digest);
+  CREATE INDEX remote_blob_digest ON remote_blob (digest);
+  CREATE INDEX snapshot_committed ON snapshot (space, parent_id) WHERE kind = 'committed';
+  CREATE INDEX snapshot_unconverted ON snapshot (created, id) WHERE kind = 'committed' AND stack_id IS NOT NULL;
+  `,
 ];

@@ -25,9 +25,23 @@ export class SnapshotReader {
     return this.sql.get(`${NAMED} WHERE snapshot.id = ?`, id);
   }
 
-  /** All of one space, parents before children. */
-  list(space: string): NamedSnapshotRow[] {
-    return this.sql.all(`${NAMED} WHERE snapshot.space = ? ORDER BY snapshot.created, snapshot.id`, space);
+  /** All of one space, in the order in which they were begun. */
+  list(space: string): Generator<NamedSnapshotRow> {
+    return this.sql.walk<NamedSnapshotRow>(
+      `${NAMED} WHERE snapshot.space = ? AND snapshot.id > ? ORDER BY snapshot.id LIMIT ?`,
+      0,
+      ({ id }) => id,
+      space,
+    );
+  }
+
+  /** How many of a space are committed. */
+  committed(space: string): number {
+    const row = this.sql.get<{ n: number }>(
+      "SELECT count(*) AS n FROM snapshot WHERE space = ? AND kind = 'committed'",
+      space,
+    );
+    return row?.n ?? 0;
   }
 
   /** A committed one upon this parent with this label. */
@@ -42,14 +56,18 @@ export class SnapshotReader {
     );
   }
 
-  /** Active ones and views, those of containers too. */
-  live(): LiveSnapshotRow[] {
-    return this.sql.all('SELECT * FROM snapshot WHERE dir IS NOT NULL ORDER BY id');
+  /** Directories of active ones and views, those of containers too. */
+  liveDirs(): Set<string> {
+    return new Set(this.sql.values<string>('SELECT dir FROM snapshot WHERE dir IS NOT NULL'));
   }
 
   /** Live snapshots that a door named. */
-  liveOfDoors(): LiveSnapshotRow[] {
-    return this.live().filter(({ space }) => space !== 'native');
+  liveOfDoors(): Generator<LiveSnapshotRow> {
+    return this.sql.walk<LiveSnapshotRow>(
+      "SELECT * FROM snapshot WHERE dir IS NOT NULL AND space <> 'native' AND id > ? ORDER BY id LIMIT ?",
+      0,
+      ({ id }) => id,
+    );
   }
 
   byDir(dir: string): LiveSnapshotRow | undefined {

@@ -4,6 +4,9 @@ import { LayerdError } from '../core/errors.js';
 /** A value that SQLite stores. Integers beyond 2^53 do not occur in our tables. */
 export type SqlValue = string | number | null | Buffer;
 
+/** Rows of a block: few enough to be read in some milliseconds. */
+const BLOCK = 256;
+
 /** One connection with its prepared statements, and SQLite's errors as ours. */
 export class Sql {
   private readonly statements = new Map<string, Database.Statement<SqlValue[]>>();
@@ -22,9 +25,28 @@ export class Sql {
     return mapped(() => this.prepare(text).all(...values) as Row[]);
   }
 
-  /** Rows one by one; nothing else may run on the connection until it ends. */
-  iterate<Row>(text: string, ...values: SqlValue[]): IterableIterator<Row> {
-    return this.prepare(text).iterate(...values) as IterableIterator<Row>;
+  /** The first column of all rows. */
+  values<Value>(text: string, ...values: SqlValue[]): Value[] {
+    return mapped(
+      () =>
+        this.prepare(text)
+          .pluck()
+          .all(...values) as Value[],
+    );
+  }
+
+  /**
+   * Rows one after another, however many there are: read in blocks, each by a query of its own, so that nothing is held and
+   * other queries may run while the caller takes its time. The last two parameters of `text` are where a block begins (the
+   * place of the row before it; `from` for the first) and how many rows it has.
+   */
+  *walk<Row>(text: string, from: number, placeOf: (row: Row) => number, ...values: SqlValue[]): Generator<Row, void> {
+    for (let place: number | null = from; place !== null;) {
+      const rows: Row[] = this.all<Row>(text, ...values, place, BLOCK);
+      yield* rows;
+      const last = rows.at(-1);
+      place = last === undefined || rows.length < BLOCK ? null : placeOf(last);
+    }
   }
 
   /** Returns the number of rows changed. */

@@ -1,7 +1,7 @@
 /** Copies of the database for keeping elsewhere, made while the store serves. */
 import { open, rm } from 'node:fs/promises';
 import { KeyedLock } from '../core/keyed-lock.js';
-import { backupDatabase } from '../metadata/backup.js';
+import { backupDatabase } from '../metadata/aside.js';
 import type { StoreContext } from './context.js';
 
 const CHUNK_BYTES = 1 << 20;
@@ -20,7 +20,7 @@ export class Backups {
       const to = backupFile(this.context.places.database);
       await rm(to, { force: true });
       try {
-        await backupDatabase({ from: this.context.places.database, to });
+        await backupDatabase(this.context.places.database, to);
         return await open(to, 'r');
       } finally {
         await rm(to, { force: true });

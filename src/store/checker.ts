@@ -10,6 +10,7 @@ import type { OnProgress } from '../core/api.js';
 import { isErrno } from '../core/errors.js';
 import { elapsedMs } from '../core/units.js';
 import type { CheckOptions, CheckReport, Problem } from '../core/words.js';
+import { checkDatabase } from '../metadata/aside.js';
 import type { StackedRow } from '../metadata/rows.js';
 import { storedLayer, type StoreContext } from './context.js';
 import { agreed, disagreements, isEmpty, strayPaths, type Disagreements } from './inventory.js';
@@ -29,9 +30,10 @@ export class Checker {
   async check(options: CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<CheckReport> {
     const started = performance.now();
     const { reader, writer, places } = this.context;
-    const problems = reader.integrity().map((message) => problem.databaseCorrupt(places.database, message));
+    const found = await checkDatabase(places.database);
+    const problems = found.map((message) => problem.databaseCorrupt(places.database, message));
     problems.push(...(await this.accounts(options.repair ?? false)));
-    const rows = reader.allStoredLayers();
+    const rows = [...reader.allStoredLayers()];
     let bytesRead = 0;
     for (const [index, row] of rows.entries()) {
       signal.throwIfAborted();
@@ -46,7 +48,7 @@ export class Checker {
       problems,
       layersChecked: rows.length,
       bytesRead,
-      unverifiable: [...reader.containers().map((row) => row.id), ...this.unverifiable()],
+      unverifiable: [...Array.from(reader.containers(), (row) => row.id), ...this.unverifiable()],
       durationMs: elapsedMs(started),
     };
     await writer.run('recordEvent', {
@@ -129,7 +131,7 @@ export class Checker {
   /** What doors have that is no layer. */
   private unverifiable(): string[] {
     const { snapshots } = this.context.reader;
-    const live = snapshots.liveOfDoors().map(({ space, key }) => `${space} ${key}`);
+    const live = Array.from(snapshots.liveOfDoors(), ({ space, key }) => `${space} ${key}`);
     return [...live, ...snapshots.uppers().map((row) => this.context.places.snapshot(row.dir))];
   }
 

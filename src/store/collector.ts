@@ -7,7 +7,7 @@ import { elapsedMs } from '../core/units.js';
 import type { GcOptions, GcReport } from '../core/words.js';
 import type { TrashList } from '../disk/trash.js';
 import type { Collected } from '../metadata/operations/collect.js';
-import type { StoreContext } from './context.js';
+import { storedLayer, type StoreContext } from './context.js';
 import type { Discards } from './discards.js';
 import type { ImageFiles } from './image-files.js';
 import { clearLeftovers, endOverdue, moveToTrash, noteLeftovers } from './leftovers.js';
@@ -206,7 +206,7 @@ export class Collector {
   private async settle(): Promise<void> {
     if (performance.now() - this.settled < this.settings.intervalMs) return;
     this.settled = performance.now();
-    const layers = [...this.trees.layersInUse()];
+    const layers = this.context.reader.storedLayersUnderSnapshots().map(storedLayer);
     for (let at = 0; at < layers.length && !this.closing.signal.aborted; at += SETTLED_AT_ONCE) {
       await this.context.pool.run('short', 'layers.settle', { layers: layers.slice(at, at + SETTLED_AT_ONCE) });
     }
@@ -239,7 +239,7 @@ export class Collector {
       this.context.log.error({ error: toLayerdError(thrown).toBody() }, 'garbage collection failed');
     }
     // What waits for the end of its grace period is looked at again when that is over.
-    if (this.context.reader.counts().candidates > 0) this.soon();
+    if (this.context.reader.hasCandidates()) this.soon();
     this.next();
   }
 }

@@ -113,8 +113,9 @@ export class Containers {
     return first;
   }
 
-  list(): ContainerSummary[] {
-    return this.context.reader.containers().map((row) => this.summary(row));
+  /** Newest first. */
+  *list(): Generator<ContainerSummary> {
+    for (const row of this.context.reader.containers()) yield this.summary(row);
   }
 
   detail(row: ContainerWithSnapshot): ContainerDetail {

@@ -1,4 +1,5 @@
 /** df: every allocated byte below the root, and whose it is. */
+import type { Digest } from '../core/digest.js';
 import type { DiskReport } from '../core/words.js';
 import type { Measure } from '../disk/usage.js';
 import type { StoreContext } from './context.js';
@@ -22,12 +23,14 @@ export class DiskReporter {
   async report(): Promise<DiskReport> {
     const { reader, pool, places } = this.context;
     const names = await pool.run('short', 'store.scan', undefined);
-    const rows: Row[] = [...this.layerRows(), ...this.blobRows()];
-    rows.push(...(await this.upperRows()));
-    const known = new Set(reader.allStoredLayers().map((row) => row.dir));
+    const imagesOf = this.imagesOfLayers();
+    const rows: Row[] = [...this.layerRows(imagesOf), ...this.blobRows(imagesOf)];
+    for (const row of await this.upperRows()) rows.push(row);
+    const known = reader.layerDirs();
     const partials = new Map(reader.partials().map((row) => [partialName(row.digest), row]));
     const blobs = new Set([...partials.keys(), ...reader.keptBlobs().map((row) => row.file)]);
-    const snapshots = new Set([...reader.snapshots.live(), ...reader.snapshots.uppers()].map((row) => row.dir));
+    const live = reader.snapshots.liveDirs();
+    const uppers = new Set(reader.snapshots.uppers().map((row) => row.dir));
     const others: [Row['kind'], string, string][] = [
       ...names.trash.map((name): [Row['kind'], string, string] => ['trash', name, `${places.trash}/${name}`]),
       ...names.trees.map((name): [Row['kind'], string, string] => ['tree', name, places.tree(name)]),
@@ -35,7 +38,7 @@ export class DiskReporter {
         .filter((name) => !known.has(name))
         .map((name): [Row['kind'], string, string] => ['staging', name, places.layer(name)]),
       ...names.snapshots
-        .filter((name) => !snapshots.has(name))
+        .filter((name) => !live.has(name) && !uppers.has(name))
         .map((name): [Row['kind'], string, string] => ['staging', name, places.snapshot(name)]),
       ...names.blobs
         .filter((name) => !blobs.has(name))
@@ -62,7 +65,7 @@ export class DiskReporter {
     return {
       total: rows.reduce((sum, row) => sum + row.bytes, 0),
       rows,
-      images: this.imageRows(),
+      images: this.imageRows(imagesOf),
       reclaimable:
         rows.filter((row) => row.kind === 'trash').reduce((sum, row) => sum + row.bytes, 0) + this.unneeded(),
       buildCache: this.buildCache(),
@@ -71,25 +74,35 @@ export class DiskReporter {
     };
   }
 
-  private layerRows(): Row[] {
-    const { reader } = this.context;
-    return reader.allStoredLayers().map((row) => ({
+  /** Ids of the images that have a layer, by its row. */
+  private imagesOfLayers(): Map<number, Digest[]> {
+    const imagesOf = new Map<number, Digest[]>();
+    for (const { layer_id: layer, image_id: image } of this.context.reader.layersOfImages()) {
+      const images = imagesOf.get(layer);
+      if (images === undefined) imagesOf.set(layer, [image]);
+      else images.push(image);
+    }
+    return imagesOf;
+  }
+
+  private layerRows(imagesOf: ReadonlyMap<number, Digest[]>): Row[] {
+    return Array.from(this.context.reader.allStoredLayers(), (row) => ({
       kind: 'layer',
       id: row.diff_id,
       bytes: row.disk,
       inodes: row.inodes,
-      users: reader.imagesOfLayer(row.layer_id).map((image) => image.image_id),
+      users: imagesOf.get(row.layer_id) ?? [],
     }));
   }
 
-  private blobRows(): Row[] {
+  private blobRows(imagesOf: ReadonlyMap<number, Digest[]>): Row[] {
     const { reader } = this.context;
     return reader.keptBlobs().map((blob) => ({
       kind: 'blob',
       id: blob.digest,
       bytes: blob.disk,
       inodes: 1,
-      users: reader.imagesOfLayer(blob.layer_id).map((image) => image.image_id),
+      users: imagesOf.get(blob.layer_id) ?? [],
     }));
   }
 
@@ -97,10 +110,10 @@ export class DiskReporter {
   private async upperRows(): Promise<Row[]> {
     const { reader, pool, places } = this.context;
     const uppers: { dir: string; row: Pick<Row, 'kind' | 'id' | 'users'> }[] = [
-      ...reader
-        .containers()
-        .map(({ dir, id, name }) => ({ dir, row: { kind: 'container' as const, id, users: [name] } })),
-      ...reader.snapshots.liveOfDoors().map(({ dir, key, space }) => {
+      ...Array.from(reader.containers(), ({ dir, id, name }) => {
+        return { dir, row: { kind: 'container' as const, id, users: [name] } };
+      }),
+      ...Array.from(reader.snapshots.liveOfDoors(), ({ dir, key, space }) => {
         return { dir, row: { kind: 'snapshot' as const, id: key, users: [space] } };
       }),
       ...reader.snapshots.uppers().map(({ dir }) => {
@@ -125,19 +138,21 @@ export class DiskReporter {
     });
   }
 
-  private imageRows(): DiskReport['images'] {
+  private imageRows(imagesOf: ReadonlyMap<number, Digest[]>): DiskReport['images'] {
     const { reader } = this.context;
     const disk = new Map<number, number>();
     for (const row of reader.allStoredLayers()) disk.set(row.layer_id, (disk.get(row.layer_id) ?? 0) + row.disk);
-    return reader.images().map((image) => {
-      let unique = 0;
-      let shared = 0;
-      for (const layer of new Map(reader.imageLayers(image.id).map((row) => [row.id, row])).values()) {
-        if (layer.users === 1) unique += disk.get(layer.id) ?? 0;
-        else shared += disk.get(layer.id) ?? 0;
+    const rows = new Map<Digest, DiskReport['images'][number]>();
+    for (const id of reader.imageIds()) rows.set(id, { id, refs: [], unique: 0, shared: 0 });
+    for (const { image_id: id, name } of reader.allRefs()) rows.get(id)?.refs.push(name);
+    for (const [layer, images] of imagesOf) {
+      const share = images.length === 1 ? 'unique' : 'shared';
+      for (const id of images) {
+        const row = rows.get(id);
+        if (row !== undefined) row[share] += disk.get(layer) ?? 0;
       }
-      return { id: image.image_id, refs: reader.refs(image.id), unique, shared };
-    });
+    }
+    return [...rows.values()].toReversed();
   }
 
   private buildCache(): DiskReport['buildCache'] {
@@ -149,16 +164,9 @@ export class DiskReporter {
   /** Layers that no image, container, snapshot, lease or build cache needs: the next collection takes them. */
   private unneeded(): number {
     const { reader } = this.context;
-    const cached = new Set(reader.buildCache().map((row) => row.layer_id));
     return reader
-      .allStoredLayers()
-      .filter(
-        ({ layer_id: layer }) =>
-          reader.imagesOfLayer(layer).length === 0 &&
-          reader.leasesOfLayer(layer).length === 0 &&
-          reader.snapshots.ofLayer(layer).length === 0 &&
-          !cached.has(layer),
-      )
+      .unreferencedLayers()
+      .filter(({ layer_id: layer }) => reader.snapshots.ofLayer(layer).length === 0)
       .reduce((sum, row) => sum + row.disk, 0);
   }
 }

@@ -1,7 +1,7 @@
 /**
  * What is known of each image, as a file of its own below i/: its config and manifest byte for byte, and its names. The
  * rows are what counts; the files are for the day when the database is lost (image/rebuild.ts). Such a file is written
- * from the rows after they are committed and before the answer; a start compares all of them.
+ * from the rows after they are committed and before the answer; after a start all of them are compared.
  */
 import { open, readFile, readdir, rename, rm } from 'node:fs/promises';
 import { digestFromHex, digestHex, sha256, type Digest } from '../core/digest.js';
@@ -62,27 +62,35 @@ export class ImageFiles {
     }
   }
 
-  /** Compares all files with the rows, and writes what differs. Returns the ids of those that it wrote. */
-  async writeAll(): Promise<Digest[]> {
-    const written: Digest[] = [];
-    for (const imageId of await this.stale()) {
-      await this.bring(imageId);
-      written.push(imageId);
+  /** Compares all files with the rows, one after the other, and writes what differs; ends early by the signal. */
+  async writeAll(signal: AbortSignal): Promise<void> {
+    for (const imageId of await this.all()) {
+      if (signal.aborted) return;
+      await this.locks.run(imageId, async () => {
+        if (await this.isStale(imageId)) await this.bring(imageId);
+      });
     }
-    return written;
   }
 
   /** Images whose files are not what their rows say, and files without a row. */
   async stale(): Promise<Digest[]> {
-    const { reader, places } = this.context;
-    const rows = new Map(reader.images().map((row) => [row.image_id, row]));
-    const names = (await namesIn(places.images)).filter((name) => HEX.test(name)).map(digestFromHex);
-    const stale = names.filter((imageId) => !rows.has(imageId));
-    for (const [imageId, row] of rows) {
-      const found = await readOrNull(places.image(digestHex(imageId)));
-      if (found?.equals(this.encode(row)) !== true) stale.push(imageId);
-    }
+    const stale: Digest[] = [];
+    for (const imageId of await this.all()) if (await this.isStale(imageId)) stale.push(imageId);
     return stale;
+  }
+
+  /** Images that have a row or a file. */
+  private async all(): Promise<Set<Digest>> {
+    const { reader, places } = this.context;
+    const names = (await namesIn(places.images)).filter((name) => HEX.test(name)).map(digestFromHex);
+    return new Set([...names, ...reader.imageIds()]);
+  }
+
+  private async isStale(imageId: Digest): Promise<boolean> {
+    const { reader, places } = this.context;
+    const found = await readOrNull(places.image(digestHex(imageId)));
+    const row = reader.imageById(imageId);
+    return row === undefined ? found !== null : found?.equals(this.encode(row)) !== true;
   }
 
   private async bring(imageId: Digest): Promise<void> {

@@ -1,6 +1,6 @@
 /** Where database, disk and mount table disagree. Recovery puts it right; check tells it. */
 import type { TrashList } from '../disk/trash.js';
-import { digestHex } from '../core/digest.js';
+import { digestFromHex } from '../core/digest.js';
 import type { Places } from '../core/places.js';
 import type { ContainerWithSnapshot } from '../metadata/reader.js';
 import type { LiveSnapshotRow, UpperRow } from '../metadata/rows.js';
@@ -28,36 +28,41 @@ export interface Disagreements {
 export async function disagreements(context: StoreContext): Promise<Disagreements> {
   const { pool, reader, places, staging, stock, boot } = context;
   const names = await pool.run('short', 'store.scan', undefined);
-  const layers = new Set(reader.allStoredLayers().map((row) => row.dir));
-  const rows = reader.snapshots.live();
+  const layers = reader.layerDirs();
+  const live = reader.snapshots.liveDirs();
   const uppers = reader.snapshots.uppers();
-  const snapshots = new Set([...rows, ...uppers].map((row) => row.dir));
+  const upperDirs = new Set(uppers.map((row) => row.dir));
   const kept = reader.keptBlobs().map((row) => row.file);
   const blobs = new Set([...kept, ...reader.partials().map((row) => partialName(row.digest))]);
-  const images = new Set(reader.images().map((row) => digestHex(row.image_id)));
+  const images = reader.imageIds();
   const there = new Set(names.snapshots);
   const mounted = new Set(names.mounted);
-  const counted = reader.containers().filter((row) => row.boot === boot && row.mounts > 0);
+  const counted = reader.mountedContainers(boot);
+  const merged = new Set(counted.map((row) => row.path));
   // doors count their mounts themselves
-  const ofDoors = reader.snapshots.liveOfDoors().map((row) => places.mergedRoot(row.dir));
-  const merged = new Set([...counted.map((row) => row.path), ...ofDoors]);
-  const needed = reader.layersUnderSnapshots();
+  const ofDoor = (path: string): boolean => {
+    const row = reader.snapshots.byDir(dirOf(path));
+    return row !== undefined && row.space !== 'native';
+  };
   const layerMounts = names.mounted.filter((path) => isDirectlyBelow(path, places.layerMounts)).map(dirOf);
+  const needed = layerMounts.length > 0 ? reader.layersUnderSnapshots() : new Set();
   return {
     strays: {
       layers: names.layers.filter((name) => !layers.has(name) && !staging.has(name)),
-      snapshots: names.snapshots.filter((name) => !snapshots.has(name) && !staging.has(name) && !stock.has(name)),
+      snapshots: names.snapshots.filter(
+        (name) => !live.has(name) && !upperDirs.has(name) && !staging.has(name) && !stock.has(name),
+      ),
       // A tree whose name has an appendix is not finished. Trees that nobody needs are a cache, and no disagreement.
       trees: staging.size > 0 ? [] : names.trees.filter((name) => name.includes('.')),
       blobs: names.blobs.filter((name) => !blobs.has(name) && !staging.has(name)),
-      images: names.images.filter((name) => !images.has(name)),
+      images: names.images.filter((name) => !images.has(digestFromHex(name))),
     },
     others: names.others,
-    missing: rows.filter((row) => !there.has(row.dir)),
+    missing: [...live].filter((dir) => !there.has(dir)).flatMap((dir) => reader.snapshots.byDir(dir) ?? []),
     missingUppers: uppers.filter((row) => !there.has(row.dir)),
     lost: counted.filter((row) => isMountPath(row.path, places) && !mounted.has(row.path)),
     mounts: [
-      ...names.mounted.filter((path) => isDirectlyBelow(path, places.merged) && !merged.has(path)),
+      ...names.mounted.filter((path) => isDirectlyBelow(path, places.merged) && !merged.has(path) && !ofDoor(path)),
       ...layerMounts.filter((dir) => !layers.has(dir)).map((dir) => places.layerMount(dir)),
     ].toReversed(),
     idle: layerMounts.filter((dir) => layers.has(dir) && !needed.has(dir)).map((dir) => places.layerMount(dir)),
@@ -75,9 +80,9 @@ export function agreed(one: Disagreements, other: Disagreements): Disagreements 
       images: both(one.strays.images, other.strays.images),
     },
     others: both(one.others, other.others),
-    missing: one.missing.filter((row) => other.missing.some(({ id }) => id === row.id)),
-    missingUppers: one.missingUppers.filter((row) => other.missingUppers.some(({ id }) => id === row.id)),
-    lost: one.lost.filter((row) => other.lost.some(({ id }) => id === row.id)),
+    missing: sameRows(one.missing, other.missing),
+    missingUppers: sameRows(one.missingUppers, other.missingUppers),
+    lost: sameRows(one.lost, other.lost),
     mounts: both(one.mounts, other.mounts),
     idle: both(one.idle, other.idle),
   };
@@ -102,7 +107,13 @@ export function strayPaths(places: Places, strays: TrashList): string[] {
 }
 
 function both(left: readonly string[], right: readonly string[]): string[] {
-  return left.filter((name) => right.includes(name));
+  const names = new Set(right);
+  return left.filter((name) => names.has(name));
+}
+
+function sameRows<Row extends { id: unknown }>(left: readonly Row[], right: readonly Row[]): Row[] {
+  const ids = new Set(right.map(({ id }) => id));
+  return left.filter(({ id }) => ids.has(id));
 }
 
 /** Not every driver mounts: a container may be a directory of its own. */

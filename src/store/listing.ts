@@ -11,8 +11,9 @@ export class LayerListing {
     this.context = context;
   }
 
-  list(): LayerSummary[] {
-    return this.context.reader.layers().map((row) => this.summary(row));
+  /** Oldest first. */
+  *list(): Generator<LayerSummary> {
+    for (const row of this.context.reader.layers()) yield this.summary(row);
   }
 
   /** By diff ID or a unique prefix of its hex digits. */

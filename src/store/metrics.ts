@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import type * as Prometheus from 'prom-client';
+import type { MetadataReader } from '../metadata/reader.js';
 import type { StoreContext } from './context.js';
 
 const require = createRequire(import.meta.url);
@@ -24,18 +25,23 @@ export class StoreMetrics {
 class Metrics {
   private readonly library: typeof Prometheus;
   private readonly registry: Prometheus.Registry;
+  private readonly reader: MetadataReader;
+  /** Counting takes longer the more there is: once for all gauges. */
+  private counts: ReturnType<MetadataReader['counts']>;
   private loopDelaySeconds = 0;
 
   constructor(library: typeof Prometheus, { reader, pool }: StoreContext) {
     this.library = library;
+    this.reader = reader;
+    this.counts = reader.counts();
     this.registry = new library.Registry();
     library.collectDefaultMetrics({ register: this.registry });
-    this.gauge('layerd_images', 'Images in the store.', () => reader.counts().images);
-    this.gauge('layerd_layers', 'Layers in the store.', () => reader.counts().layers);
-    this.gauge('layerd_containers', 'Containers.', () => reader.counts().containers);
-    this.gauge('layerd_leases', 'Leases, those of running operations included.', () => reader.counts().leases);
+    this.gauge('layerd_images', 'Images in the store.', () => this.counts.images);
+    this.gauge('layerd_layers', 'Layers in the store.', () => this.counts.layers);
+    this.gauge('layerd_containers', 'Containers.', () => this.counts.containers);
+    this.gauge('layerd_leases', 'Leases, those of running operations included.', () => this.counts.leases);
     this.gauge('layerd_build_cache_entries', 'Steps of builds that are remembered.', () => reader.buildCache().length);
-    this.gauge('layerd_gc_candidates', 'Rows that the next collection looks at.', () => reader.counts().candidates);
+    this.gauge('layerd_gc_candidates', 'Rows that the next collection looks at.', () => this.counts.candidates);
     this.gauge(
       'layerd_event_loop_delay_p99_seconds',
       'How late the main thread is, 99th percentile since the start.',
@@ -56,6 +62,7 @@ class Metrics {
 
   text(loopDelaySeconds: number): Promise<string> {
     this.loopDelaySeconds = loopDelaySeconds;
+    this.counts = this.reader.counts();
     return this.registry.metrics();
   }
 

@@ -148,11 +148,12 @@ export class Migrator {
 
   private containersElsewhere(to: DriverName): string[] {
     const { reader } = this.context;
-    const elsewhere = reader.containers().filter((row) => {
+    const elsewhere: string[] = [];
+    for (const row of reader.containers()) {
       const { driver, spec } = snapshotOf(reader, row);
-      return driver !== to || spec.stack.some((layer) => layer.driver !== to);
-    });
-    return elsewhere.map((row) => row.id);
+      if (driver !== to || spec.stack.some((layer) => layer.driver !== to)) elsewhere.push(row.id);
+    }
+    return elsewhere;
   }
 }
 

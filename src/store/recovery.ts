@@ -1,11 +1,13 @@
 /**
- * What a start does before anybody is served: database, disk and mount table are brought together, in both directions.
- * Nothing here is needed after an orderly stop; after a crash it is what makes the laws of the store true again.
+ * What a start does before anybody is served: database, disk and mount table are brought together, in both directions, by
+ * names alone, so that it takes a moment in a large store, too. What asks for a look into every layer or image goes on while
+ * it serves. Nothing here is needed after an orderly stop; after a crash it is what makes the laws of the store true again.
  */
 import { rm } from 'node:fs/promises';
+import type { Digest } from '../core/digest.js';
+import type { StackedRow } from '../metadata/rows.js';
 import { backupFile } from './backups.js';
 import { storedLayer, type StoreContext } from './context.js';
-import { ImageFiles } from './image-files.js';
 import { disagreements, strayPaths } from './inventory.js';
 
 export interface RecoveryReport {
@@ -17,12 +19,10 @@ export interface RecoveryReport {
   unmounted: string[];
   /** Leases of operations that died with the daemon. */
   leases: number;
-  /** Layers with a row whose files are gone: loading them again heals them. */
-  damaged: string[];
 }
 
-/** Layers that one job looks at: several threads share many, and a few are not worth the starting of a second. */
-const LOOK_AT = 500;
+/** Layers that one job looks at: what a client waits for comes between. */
+const LOOK_AT = 50;
 
 export async function recover(context: StoreContext): Promise<RecoveryReport> {
   const { pool, writer, places, boot } = context;
@@ -37,25 +37,36 @@ export async function recover(context: StoreContext): Promise<RecoveryReport> {
   }
   await pool.run('short', 'mounts.tidy', undefined);
   for (const suffix of ['', '-journal']) await rm(backupFile(places.database) + suffix, { force: true });
-  await new ImageFiles(context).writeAll();
   return {
     strays: strayPaths(places, strays),
     mounts,
     unmounted: lost.map((row) => row.id),
     leases,
-    damaged: await damagedLayers(context),
   };
 }
 
-/** A quick look at every stored layer; what is not whole is marked, and its diff ID returned. */
-async function damagedLayers({ pool, reader, writer }: StoreContext): Promise<string[]> {
-  const rows = reader.allStoredLayers();
-  const looks: Promise<boolean[]>[] = [];
-  for (let at = 0; at < rows.length; at += LOOK_AT) {
-    looks.push(pool.run('short', 'layers.look', { layers: rows.slice(at, at + LOOK_AT).map(storedLayer) }));
+/**
+ * A quick look at every stored layer: what is not whole is marked, so that loading it again heals it, and its diff ID
+ * returned. Ends early by the signal. What is used meanwhile is looked at where it is used.
+ */
+export async function damagedLayers(context: StoreContext, signal: AbortSignal): Promise<Digest[]> {
+  const damaged: Digest[] = [];
+  let rows: StackedRow[] = [];
+  for (const row of context.reader.allStoredLayers()) {
+    rows.push(row);
+    if (rows.length < LOOK_AT) continue;
+    damaged.push(...(await damagedOf(context, rows)));
+    if (signal.aborted) return damaged;
+    rows = [];
   }
-  const whole = (await Promise.all(looks)).flat();
-  const damaged = rows.filter((_row, index) => whole[index] === false);
+  return damaged.concat(await damagedOf(context, rows));
+}
+
+async function damagedOf({ pool, reader, writer }: StoreContext, rows: readonly StackedRow[]): Promise<Digest[]> {
+  if (rows.length === 0) return [];
+  const whole = await pool.run('short', 'layers.look', { layers: rows.map(storedLayer) });
+  // it may have been collected meanwhile: then nothing is missing
+  const damaged = rows.filter(({ dir }, index) => whole[index] === false && reader.storedLayerByDir(dir) !== undefined);
   for (const { dir } of damaged.filter((row) => row.damaged === 0)) {
     await writer.run('markDamaged', { dir, damaged: true });
   }

@@ -1,7 +1,7 @@
 /** Snapshots that doors name (core/snapshots.ts): their rows, their directories, and what becomes of them at a commit. */
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { wallClockMicros } from '../core/clock.js';
-import { chainId, type Digest } from '../core/digest.js';
+import { chainId, isDigest, type Digest } from '../core/digest.js';
 import { LayerdError } from '../core/errors.js';
 import type {
   AdoptOptions,
@@ -44,6 +44,9 @@ interface SnapshotParts {
   /** Collects what is garbage by now. */
   collect: () => Promise<void>;
 }
+
+/** Layers whose chains are computed before others get their turn. */
+const LOOKED_AT_A_TIME = 200;
 
 /** The kernel stamps changes with a clock that ticks at least so often. */
 const TICK_MS = 10;
@@ -212,7 +215,7 @@ export class Snapshots implements SnapshotsApi {
 
   async adopt(
     space: string,
-    { chainId: wanted, parent: key, labels, same }: AdoptOptions,
+    { chainId: wanted, parent: key, labels, same, blobDigest }: AdoptOptions,
   ): Promise<SnapshotInfo | null> {
     const { reader, writer } = this.context;
     const parent = this.parent(space, key, 'INVALID_ARGUMENT');
@@ -221,8 +224,8 @@ export class Snapshots implements SnapshotsApi {
     // An upper that is no layer yet says nothing about chains.
     if (parent !== null && parent.chain_id === null) return null;
     const below = parent?.chain_id === undefined ? null : this.chainRow(parent.chain_id);
-    const layer = reader.layers().find(({ diff_id }) => chainId(below?.chain_id ?? null, diff_id) === wanted);
-    if (layer === undefined) return null;
+    const layer = await this.layerMaking(wanted, below, blobDigest);
+    if (layer === null) return null;
     const { layers, leases, chains } = this.parts;
     return leases.during('adopt', async (leaseId) => {
       if ((await layers.present({ diffId: layer.diff_id }, leaseId)) === null) return null;
@@ -233,6 +236,37 @@ export class Snapshots implements SnapshotsApi {
       await writer.run('addCommittedSnapshot', row);
       return this.stat(name);
     });
+  }
+
+  /** The layer that makes this chain upon that one; null where it is not here. */
+  private async layerMaking(
+    wanted: string,
+    below: ChainRow | null,
+    blobDigest: Digest | undefined,
+  ): Promise<LayerRow | null> {
+    const { reader } = this.context;
+    const makesIt = (diffId: Digest): boolean => chainId(below?.chain_id ?? null, diffId) === wanted;
+    if (isDigest(wanted)) {
+      const chain = reader.chainById(wanted);
+      if (chain !== undefined) return chain.parent_id === (below?.id ?? null) ? this.layerRow(chain.layer_id) : null;
+      if (below === null) return reader.layer(wanted) ?? null;
+    }
+    if (blobDigest !== undefined) {
+      const diffId = reader.blob(blobDigest)?.diff_id ?? blobDigest;
+      return makesIt(diffId) ? (reader.layer(diffId) ?? null) : null;
+    }
+    // It may be here upon another chain, which only its own diff ID tells; others come between.
+    let looked = 0;
+    for (const { id, diff_id } of reader.diffIds()) {
+      if (makesIt(diff_id)) return this.layerRow(id);
+      looked += 1;
+      if (looked % LOOKED_AT_A_TIME === 0) await nextTurn();
+    }
+    return null;
+  }
+
+  private layerRow(id: number): LayerRow | null {
+    return this.context.reader.layerByRow(id) ?? null;
   }
 
   async remove(name: SnapshotName): Promise<void> {
@@ -248,8 +282,12 @@ export class Snapshots implements SnapshotsApi {
     return info(this.require(name));
   }
 
-  list(space: string): SnapshotInfo[] {
-    return this.context.reader.snapshots.list(space).map(info);
+  *list(space: string): Generator<SnapshotInfo> {
+    for (const row of this.context.reader.snapshots.list(space)) yield info(row);
+  }
+
+  committed(space: string): number {
+    return this.context.reader.snapshots.committed(space);
   }
 
   async relabel(

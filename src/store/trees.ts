@@ -1,5 +1,5 @@
 /** Trees of chains: a cache below t/ of drivers that need one. What no container lies on goes with a collection. */
-import type { Lower, StoredLayer } from '../../drivers/driver.js';
+import type { Lower } from '../../drivers/driver.js';
 import type { DriverName } from '../core/words.js';
 import { stackOf, type StoreContext } from './context.js';
 
@@ -12,6 +12,8 @@ export class Trees {
   private readonly context: StoreContext;
   /** Stacks that a snapshot is being made on: it has no row yet, and reads their tree. */
   private readonly users = new Set<TreeUser>();
+  /** What stacks of snapshots need, by driver and row: stacks never change, so each is asked about once. */
+  private names = new Map<string, readonly string[]>();
   /** While trees are being taken away, nobody begins to use one: two short jobs. */
   private removing: Promise<unknown> = Promise.resolve();
 
@@ -30,16 +32,11 @@ export class Trees {
     }
   }
 
-  /** The stored layers that snapshots lie on, each once. */
-  layersInUse(): Set<StoredLayer> {
-    const layers = this.needed().flatMap(({ stack }) => stack.filter((lower) => lower.driver !== 'upper'));
-    return new Set(new Map(layers.map((layer) => [layer.dir, layer])).values());
-  }
-
   /** What a collection would take, and how much it holds. */
   async unneeded(): Promise<{ name: string; bytes: number }[]> {
     const { pool, places } = this.context;
-    const names = await pool.run('short', 'trees.unneeded', { stacks: this.needed() });
+    const names = await this.unneededNow();
+    if (names.length === 0) return [];
     const measures = await pool.run('stream', 'store.measure', { paths: names.map((name) => places.tree(name)) });
     return names.map((name, index) => ({ name, bytes: measures[index]?.disk ?? 0 }));
   }
@@ -54,16 +51,34 @@ export class Trees {
 
   private async removeNow(names: ReadonlySet<string>): Promise<string[]> {
     const { pool } = this.context;
-    const unneeded = await pool.run('short', 'trees.unneeded', { stacks: this.needed() });
+    const unneeded = await this.unneededNow();
     const trees = unneeded.filter((name) => names.has(name));
     await pool.run('short', 'trash.move', { layers: [], snapshots: [], trees, blobs: [] });
     return trees;
   }
 
-  private needed(): TreeUser[] {
-    const { reader } = this.context;
-    const rows = reader.snapshotStacks();
-    const users = rows.map(({ driver, stack_id }) => ({ driver, stack: stackOf(reader, stack_id).stack }));
-    return [...this.users, ...users];
+  /** Names below t/, half-made ones (`NAME.…`) among them, that nobody needs. */
+  private async unneededNow(): Promise<string[]> {
+    const there = await this.context.pool.run('short', 'trees.there', undefined);
+    if (there.length === 0) return [];
+    const needed = await this.needed();
+    return there.filter((name) => !needed.has(name.replace(/\..*/, '')));
   }
+
+  private async needed(): Promise<Set<string>> {
+    const { reader, pool } = this.context;
+    const users = [...this.users];
+    const rows = reader.snapshotStacks();
+    const unknown = rows.filter((row) => !this.names.has(keyOf(row)));
+    const stacks = unknown.map(({ driver, stack_id }) => ({ driver, stack: stackOf(reader, stack_id).stack }));
+    const found = await pool.run('short', 'trees.names', { stacks: [...users, ...stacks] });
+    for (const [index, row] of unknown.entries()) this.names.set(keyOf(row), found[users.length + index] ?? []);
+    // those that no snapshot lies on any more are forgotten
+    this.names = new Map(rows.map((row) => [keyOf(row), this.names.get(keyOf(row)) ?? []]));
+    return new Set([...found.slice(0, users.length), ...this.names.values()].flat());
+  }
+}
+
+function keyOf({ driver, stack_id: stack }: { driver: DriverName; stack_id: number }): string {
+  return `${driver} ${stack}`;
 }

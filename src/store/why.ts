@@ -93,7 +93,7 @@ export class Explainer {
       return report(subject, 'file', paths, `it is layer ${row.diff_id}, which nothing needs`);
     }
     if (room === 's') {
-      const container = reader.containers().find((row) => row.dir === name);
+      const container = reader.containerByDir(name);
       if (container === undefined) {
         const paths = this.snapshotReasons(name);
         return paths.length > 0 ? report(subject, 'snapshot', paths, '') : null;

@@ -8,7 +8,15 @@ import type { Digest } from '../core/digest.js';
 import { isErrno, LayerdError } from '../core/errors.js';
 import type { Places } from '../core/places.js';
 import type { DriverName } from '../core/words.js';
-import { measureAll, measureFrame, scanStore, type StoreNames } from '../disk/scan.js';
+import {
+  measureAll,
+  measureFrame,
+  mountedBelow,
+  mountPointsOf,
+  namesIn,
+  scanStore,
+  type StoreNames,
+} from '../disk/scan.js';
 import { countedTwice } from '../disk/shared.js';
 import { emptyTrash, moveToTrash, setAside, type Emptied, type TrashList } from '../disk/trash.js';
 import type { Measure } from '../disk/usage.js';
@@ -58,20 +66,12 @@ export function diskJobs(drivers: Drivers, places: Places) {
       return { pinned: layers.reduce((sum, layer) => sum + (mounted.has(part(layer)) ? layer.bytes : 0), 0) };
     },
 
-    /** Trees of chains, half-made ones (`NAME.…`) among them, that none of these stacks needs. */
-    'trees.unneeded': async (args: {
-      stacks: { driver: DriverName; stack: readonly Lower[] }[];
-    }): Promise<string[]> => {
-      const there = scanStore(places).trees;
-      if (there.length === 0) return [];
-      const needed = new Set<string>();
-      for (const { name } of DRIVERS) {
-        const stacks = args.stacks.filter((stack) => stack.driver === name).map((stack) => stack.stack);
-        for (const tree of drivers(name).trees?.names(stacks) ?? []) needed.add(tree);
-      }
-      return there.filter((name) => !needed.has(name.replace(/\..*/, '')));
-    },
+    /** Names below t/, half-made ones (`NAME.…`) among them. */
+    'trees.there': async (): Promise<string[]> => namesIn(places.trees),
 
+    /** Which of them each stack needs. */
+    'trees.names': async (args: { stacks: { driver: DriverName; stack: readonly Lower[] }[] }): Promise<string[][]> =>
+      args.stacks.map(({ driver, stack }) => [...(drivers(driver).trees?.names([stack]) ?? [])]),
     /** Puts a whole copy in the place of a damaged one, in one step; a mount of the damaged one is let go. */
     'layer.exchange': async (args: { fresh: StoredLayer; damaged: StoredLayer }): Promise<void> => {
       const [fresh, damaged] = [places.layer(args.fresh.dir), places.layer(args.damaged.dir)];
@@ -106,12 +106,8 @@ export function diskJobs(drivers: Drivers, places: Places) {
 
     /** Removes mount points below the run directory on which nothing is mounted: mounting makes its own. */
     'mounts.tidy': async (): Promise<void> => {
-      const { layerMountPoints, mergedMountPoints, mounted } = scanStore(places);
-      const points = [
-        ...layerMountPoints.map((name) => places.layerMount(name)),
-        ...mergedMountPoints.map((name) => places.mergedRoot(name)),
-      ];
-      for (const path of points) if (!mounted.includes(path)) removeEmpty(path);
+      const mounted = mountedBelow(places);
+      for (const path of mountPointsOf(places)) if (!mounted.has(path)) removeEmpty(path);
     },
 
     /** Lets go of mounts below the run directory that no row accounts for. */

@@ -281,7 +281,7 @@ describeWith('the snapshots service', [needsRoot()], () => {
       expect(
         await rig.store.engine.snapshots.adopt('docker', { chainId: claimed, parent: null, labels: {}, same: 'x' }),
       ).toBeNull();
-      expect(rig.store.engine.layers().map((row) => row.diffId)).not.toContain(claimed);
+      expect([...rig.store.engine.layers()].map((row) => row.diffId)).not.toContain(claimed);
     });
   });
 });

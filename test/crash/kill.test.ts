@@ -60,7 +60,7 @@ async function expectSound(store: TestStore, operation: Operation, answered: boo
 }
 
 function expectAnswered({ engine }: TestStore, operation: Operation, answered: boolean): void {
-  const refs = engine.images().flatMap((image) => image.refs);
+  const refs = [...engine.images()].flatMap((image) => image.refs);
   if (operation === 'load' && answered) expect(refs).toEqual([REF]);
   if (operation === 'commit') {
     if (answered) expect(refs).toContain(COMMITTED);
@@ -69,8 +69,8 @@ function expectAnswered({ engine }: TestStore, operation: Operation, answered: b
     expect(mounts).toBe(1);
     expect(readFileSync(join(path ?? '', 'tmp/file-99'), 'utf8')).toBe('99\n'.repeat(999));
   }
-  if (operation === 'gc' && answered) expect(engine.layers()).toEqual([]);
-  if (operation === 'containers' && answered) expect(engine.containers()).toEqual([]);
+  if (operation === 'gc' && answered) expect([...engine.layers()]).toEqual([]);
+  if (operation === 'containers' && answered) expect([...engine.containers()]).toEqual([]);
 }
 
 describeWith(`kill -9 (LAYERD_SEED=${SEED})`, needsFixtures(), () => {

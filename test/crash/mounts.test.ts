@@ -50,7 +50,7 @@ describeWith('containers that are held', [needsRoot()], () => {
         await store.engine.removeContainer('held', { force: true });
         await store.collect();
         expect(readFileSync(join(theirs, 'kept'), 'utf8')).toBe('not ours to remove');
-        expect(store.engine.containers()).toEqual([]);
+        expect([...store.engine.containers()]).toEqual([]);
       }));
 
     it('a mount that was copied into another namespace holds up nobody', () =>
@@ -62,7 +62,7 @@ describeWith('containers that are held', [needsRoot()], () => {
           await store.engine.unmount('held', {});
           expect(existsSync(join(root, 'etc/lower'))).toBe(false);
           await store.removeAll();
-          expect(store.engine.layers()).toEqual([]);
+          expect([...store.engine.layers()]).toEqual([]);
         });
         await store.collect();
         expect(await store.problems()).toEqual([]);

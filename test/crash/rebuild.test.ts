@@ -76,7 +76,7 @@ describeWith('a backup', [needsRoot()], () => {
       await store.stop();
       Engine.restore(store.config, file);
       await store.start();
-      const refs = store.engine.images().flatMap((image) => image.refs);
+      const refs = [...store.engine.images()].flatMap((image) => image.refs);
       expect(refs).toContain(REF);
       expect(refs).not.toContain(TAGGED);
       expect(await store.problems()).toEqual([]);

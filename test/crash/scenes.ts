@@ -36,11 +36,11 @@ const IMAGE = crashImage();
 const load = ({ store, archive }: Stage): Promise<unknown> => store.load(archive);
 
 function refs({ store }: Stage): string[] {
-  return store.engine.images().flatMap((image) => image.refs);
+  return [...store.engine.images()].flatMap((image) => image.refs);
 }
 
 function names({ store }: Stage): string[] {
-  return store.engine.containers().map(({ name }) => name);
+  return [...store.engine.containers()].map(({ name }) => name);
 }
 
 async function worker(stage: Stage): Promise<string> {
@@ -153,7 +153,7 @@ export const SCENES = {
     },
     run: ({ store }) => store.collect(),
     holds: ({ store }, answered) => {
-      if (answered.size > 0) assert.deepEqual(store.engine.layers(), []);
+      if (answered.size > 0) assert.deepEqual([...store.engine.layers()], []);
     },
     already: [],
   },

@@ -61,7 +61,7 @@ afterEach(async () => {
 /** Nothing of a load that failed stays: not in the store, nor below its root. */
 async function expectNothing(): Promise<void> {
   await expect.poll(() => fixture.log.at(-1), PATIENCE).toMatchObject({ route: '/v1/images/load' });
-  expect(store.engine.images()).toEqual([]);
+  expect([...store.engine.images()]).toEqual([]);
   await store.collect();
   expect(await store.leftovers()).toEqual([]);
 }
@@ -182,7 +182,7 @@ describe('loading', () => {
     const steps: Progress[] = [];
     await client.load(path, { onProgress: (step) => steps.push(step) });
     expect(steps.length).toBeGreaterThan(0);
-    expect(store.engine.images()).toHaveLength(1);
+    expect([...store.engine.images()]).toHaveLength(1);
     expect(loads).toMatchObject([{ input: { path: expect.stringContaining('/fd/') as string } }]);
   });
 
@@ -195,7 +195,7 @@ describe('loading', () => {
     expect(loads).toMatchObject([
       { input: { stream: expect.anything() as object }, options: { platform: { architecture } } },
     ]);
-    expect(store.engine.images()).toMatchObject([{ id: IMAGE.id, refs: ['docker.io/library/x:latest'] }]);
+    expect([...store.engine.images()]).toMatchObject([{ id: IMAGE.id, refs: ['docker.io/library/x:latest'] }]);
   });
 
   it('sends a layout directory as a tar', async () => {

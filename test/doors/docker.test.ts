@@ -143,7 +143,7 @@ describeWith('the door for Docker', [needsRoot()], () => {
       expect(await diff(next, base)).toEqual(NEXT);
       const again = sha256('again').slice(7);
       await layer(again, '', BASE);
-      expect(store.engine.layers().map(({ diffId }) => diffId)).toEqual([sha256(BASE), sha256(NEXT)]);
+      expect([...store.engine.layers()].map(({ diffId }) => diffId)).toEqual([sha256(BASE), sha256(NEXT)]);
       expect(await done('GetMetadata', { ID: next })).toEqual({
         Metadata: { Kind: 'committed', Parent: base, DiffID: sha256(NEXT) },
       });
@@ -179,7 +179,7 @@ describeWith('the door for Docker', [needsRoot()], () => {
       await done('Put', { ID: copy });
       for (const id of [box, `${box}-init`, copy, base]) await done('Remove', { ID: id });
       await store.engine.gc({ grace: 0, wait: true });
-      expect(store.engine.layers()).toEqual([]);
+      expect([...store.engine.layers()]).toEqual([]);
       expect(held()).toEqual([]);
       expect(await store.problems()).toEqual([]);
     });
@@ -243,7 +243,7 @@ describeWith('the door for Docker', [needsRoot()], () => {
         expect((await apply(base, '', tar))['Err']).toBeTruthy();
       }
       await ask(`/GraphDriver.ApplyDiff?id=${base}&parent=`, BASE, true);
-      expect(store.engine.layers()).toEqual([]);
+      expect([...store.engine.layers()]).toEqual([]);
       expect(await apply(base, '', BASE)).toEqual({ Size: BASE.length });
       expect((await apply(base, '', BASE))['Err']).toContain('has its bytes already');
       await done('Create', { ID: next, Parent: base });

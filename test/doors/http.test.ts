@@ -275,7 +275,7 @@ function slow(pauseMs: number): () => void {
 
 /** Nothing of a load that failed is in the store, nor below its root. */
 async function expectNothing(): Promise<void> {
-  expect(store.engine.images()).toEqual([]);
+  expect([...store.engine.images()]).toEqual([]);
   await store.collect();
   expect(await store.leftovers()).toEqual([]);
 }

@@ -21,7 +21,7 @@ function load(store: TestStore): Promise<unknown> {
 }
 
 function layerCount(store: TestStore): number {
-  return store.engine.layers().length;
+  return [...store.engine.layers()].length;
 }
 
 describeWith('garbage', needsFixtures(), () => {

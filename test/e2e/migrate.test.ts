@@ -73,7 +73,7 @@ function migrate(store: TestStore, to: DriverName): Promise<MigrateReport> {
 
 /** The drivers of the copies of every layer. */
 function keptBy(store: TestStore): DriverName[][] {
-  return store.engine.layers().map(({ drivers }) => [...new Set(drivers)].sort());
+  return [...store.engine.layers()].map(({ drivers }) => [...new Set(drivers)].sort());
 }
 
 /** `check` finds nothing, and `df` accounts for every block but for those of containers, whose measure may have an age. */
@@ -82,7 +82,7 @@ async function expectClean(store: TestStore): Promise<void> {
   const { rows } = await store.engine.diskUsage();
   const told = rows.filter(({ kind }) => kind !== 'container').reduce((sum, { bytes }) => sum + bytes, 0);
   const held = await Promise.all(
-    store.engine.containers().map(({ id }) => {
+    [...store.engine.containers()].map(({ id }) => {
       const { directories } = store.engine.container(id);
       return allocatedBytes(directories['snapshot'] ?? '');
     }),

@@ -92,7 +92,7 @@ describeWith('snapshots that doors name', [needsRoot()], () => {
 
     async function removeAndCollect(): Promise<void> {
       const { snapshots } = store.engine;
-      for (const { key } of snapshots.list(SPACE).toReversed()) await snapshots.remove(named(key));
+      for (const { key } of [...snapshots.list(SPACE)].toReversed()) await snapshots.remove(named(key));
       await store.collect();
       expect(await store.leftovers()).toEqual([]);
       expect(store.mounted()).toEqual([]);
@@ -119,13 +119,13 @@ describeWith('snapshots that doors name', [needsRoot()], () => {
     it('goes on after a restart', async () => {
       await threeLayers();
       await store.engine.snapshots.prepare(named('box'), { parent: 'three' });
-      const before = store.engine.snapshots.list(SPACE);
+      const before = [...store.engine.snapshots.list(SPACE)];
       const instructions = await store.engine.snapshots.instructions(named('box'));
       writeFileSync(join(await store.engine.snapshots.mount(named('box')), 'mine'), 'x');
       await store.reopen();
       const { snapshots, conversions, recovery } = store.engine;
       expect(recovery).toMatchObject({ strays: [], mounts: [] });
-      expect(snapshots.list(SPACE)).toEqual(before);
+      expect([...snapshots.list(SPACE)]).toEqual(before);
       expect(await snapshots.instructions(named('box'))).toEqual(instructions);
       expect(readFileSync(join(await snapshots.mount(named('box')), 'mine'), 'utf8')).toBe('x');
       conversions.enable('containerd/', nowhere);
@@ -153,7 +153,7 @@ describeWith('snapshots that doors name', [needsRoot()], () => {
       })) ?? { key: '' };
       expect(snapshots.layer({ space: 'containerd/other', key })).toBe(BASE_ID);
       await snapshots.remove({ space: 'containerd/other', key });
-      expect(store.engine.layers()).toHaveLength(1);
+      expect([...store.engine.layers()]).toHaveLength(1);
       expect(await snapshots.usage(named('base'))).toMatchObject({ inodes: expect.any(Number) as number });
       await removeAndCollect();
     });
@@ -201,7 +201,7 @@ describeWith('snapshots that doors name', [needsRoot()], () => {
       expect(await snapshots.relabel(named('child'), (labels) => ({ ...labels, b: '2' }))).toMatchObject({
         labels: { a: '1', b: '2' },
       });
-      expect(snapshots.list('containerd/other')).toEqual([]);
+      expect([...snapshots.list('containerd/other')]).toEqual([]);
       await removeAndCollect();
     });
 
@@ -233,7 +233,7 @@ describeWith('snapshots that doors name', [needsRoot()], () => {
       conversions.enable('containerd/', nowhere);
       await conversions.settled();
       expect(snapshots.layer(named('sealed'))).toBeNull();
-      expect(store.engine.layers()).toEqual([]);
+      expect([...store.engine.layers()]).toEqual([]);
       const { problems } = await store.check();
       expect(problems.find(({ code }) => code === 'UPPER_CHANGED')).toMatchObject({ affects: ['sealed'] });
       execFileSync('umount', [root]);

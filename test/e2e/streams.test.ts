@@ -56,7 +56,7 @@ describeWith('a stream whose layers nothing names', needsFixtures(), () => {
           expect(readdirSync(join(store.config.root, 'l')).sort()).toEqual(stored);
           // what was stored and found superfluous would lie there
           expect(readdirSync(join(store.config.root, 'trash'))).toEqual([]);
-          expect(store.engine.images().map(({ id }) => id)).toEqual([tiny.configDigest]);
+          expect([...store.engine.images()].map(({ id }) => id)).toEqual([tiny.configDigest]);
           expect((await store.check()).problems).toEqual([]);
         });
       } finally {

@@ -205,7 +205,7 @@ describeWith('hostile layers', [needsRoot()], () => {
       if (names !== null) expect(message).toContain(names);
       expect(readdirSync(OUTSIDE)).toEqual([]);
       await store.collect();
-      expect(store.engine.layers()).toEqual([]);
+      expect([...store.engine.layers()]).toEqual([]);
       expect(await store.problems()).toEqual([]);
     });
 

@@ -41,7 +41,7 @@ function rangesOf(rig: Rig, layer: TestLayer): (string | undefined)[] {
 
 /** No image, no row; what was fetched of a blob may be kept, and goes with its lease. */
 async function expectNothingSeen({ store }: Rig): Promise<void> {
-  expect(store.engine.images()).toEqual([]);
+  expect([...store.engine.images()]).toEqual([]);
   expect((await store.check()).problems).toEqual([]);
   for (const { id } of store.engine.leases()) await store.engine.removeLease(id);
   await store.collect();

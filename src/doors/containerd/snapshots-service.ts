@@ -2,11 +2,12 @@
  * containerd.services.snapshots.v1: what containerd asks of a proxy snapshotter. Snapshots are kept in a space for each name
  * of a snapshotter that containerd knows us by.
  */
+import { isDigest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
 import type { PrepareOptions, SnapshotInfo, SnapshotName, SnapshotsApi } from '../../core/snapshots.js';
 import type { MountInstruction } from '../../core/words.js';
 import { parseFilters } from './filter.js';
-import { GID_MAPPING, REF, SPACE_PREFIX, UID_MAPPING } from './labels.js';
+import { GID_MAPPING, LAYER_BLOB, REF, SPACE_PREFIX, UID_MAPPING } from './labels.js';
 import { streaming, unary, type Method } from './grpc.js';
 import {
   CleanupRequest,
@@ -92,7 +93,9 @@ async function refuseIfHere(
   { space, key }: SnapshotName,
   { ref, parent, labels }: { ref: string; parent: string | null; labels: Record<string, string> },
 ): Promise<void> {
-  const there = await api.adopt(space, { chainId: ref, parent, labels, same: REF });
+  const blob = labels[LAYER_BLOB];
+  const known = blob !== undefined && isDigest(blob) ? { blobDigest: blob } : {};
+  const there = await api.adopt(space, { chainId: ref, parent, labels, same: REF, ...known });
   if (there === null) return;
   throw new LayerdError(
     'SNAPSHOT_EXISTS',
@@ -171,10 +174,15 @@ function present(labels: Record<string, string>): Record<string, string> {
 
 function* list(api: SnapshotsApi, { snapshotter, filters }: Of<typeof ListRequest>): Generator<{ info: Info[] }> {
   const matches = parseFilters(filters);
-  const found = api.list(spaceOf(snapshotter)).filter(matches);
-  for (let at = 0; at < found.length; at += LIST_BLOCK) {
-    yield { info: found.slice(at, at + LIST_BLOCK).map(infoOf) };
+  let info: Info[] = [];
+  for (const snapshot of api.list(spaceOf(snapshotter))) {
+    if (!matches(snapshot)) continue;
+    info.push(infoOf(snapshot));
+    if (info.length < LIST_BLOCK) continue;
+    yield { info };
+    info = [];
   }
+  if (info.length > 0) yield { info };
 }
 
 function infoOf({ key, parent, kind, created, updated, labels }: SnapshotInfo): Info {

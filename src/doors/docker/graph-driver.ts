@@ -172,13 +172,12 @@ export class GraphDriver {
   /** For `docker info`. */
   async status(): Promise<[string, string][]> {
     const info: Info = await this.engine.info();
-    const layers = this.engine.snapshots.list(SPACE).filter(({ kind }) => kind === 'committed');
     return [
       ['layerd', info.version],
       ['Driver', info.driver],
       ['Root', info.root],
       ['Backing Filesystem', info.fileSystem],
-      ['Layers', String(layers.length)],
+      ['Layers', String(this.engine.snapshots.committed(SPACE))],
     ];
   }
 

@@ -1,4 +1,5 @@
-/** The two kinds of answers that are more than one JSON document: progress lines with a result, and byte streams. */
+/** Answers that are written bit by bit: progress lines with a result, lists, and byte streams. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { OnProgress } from '../../core/api.js';
 import { toLayerdError } from '../../core/errors.js';
@@ -8,6 +9,9 @@ import type { DoorContext } from './context.js';
 
 export const NDJSON = 'application/x-ndjson';
 export const TAR = 'application/x-tar';
+
+/** Characters of a list that are written at a time. */
+const LIST_CHUNK = 32 * 1024;
 
 /** The same step of work is reported at most so often. */
 const PROGRESS_INTERVAL_MS = 100;
@@ -58,6 +62,35 @@ export async function answerLines<T>(
     }
   };
   await send(door, request, reply, text());
+}
+
+/**
+ * Answers a JSON array of any length, written as its items are read: nothing of it is held, and others are served between.
+ * What fails after the first items breaks the connection.
+ */
+export async function answerList(
+  door: DoorContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  items: Iterable<unknown>,
+): Promise<void> {
+  const source = await begun(arrayOf(items));
+  start(reply, { 'content-type': 'application/json; charset=utf-8' });
+  await send(door, request, reply, source);
+}
+
+async function* arrayOf(items: Iterable<unknown>): AsyncGenerator<string> {
+  let text = '[';
+  let separator = '';
+  for (const item of items) {
+    text += separator + JSON.stringify(item);
+    separator = ',';
+    if (text.length < LIST_CHUNK) continue;
+    yield text;
+    text = '';
+    await nextTurn();
+  }
+  yield `${text}]`;
 }
 
 /** Answers bytes. What fails after the first of them breaks the connection: the client must not take it for whole. */

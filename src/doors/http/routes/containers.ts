@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import type { Change, CommitOptions, CreateContainerOptions } from '../../../core/words.js';
-import { answerBytes, answerLines, answerWithProgress, NDJSON, TAR } from '../answers.js';
+import { answerBytes, answerLines, answerList, answerWithProgress, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, list, map, name, natural, object, options, ref, text, yes } from '../schema.js';
 import { imageChanges } from '../words.js';
@@ -27,8 +27,8 @@ export function containerRoutes(app: FastifyInstance, door: DoorContext): void {
   });
   app.get(
     '/v1/containers',
-    { schema: route('All containers', { tag, answer: list(ref('ContainerSummary')) }) },
-    async () => door.engine.containers(),
+    { schema: route('All containers, the newest first', { tag, answer: list(ref('ContainerSummary')) }) },
+    (request, reply) => answerList(door, request, reply, door.engine.containers()),
   );
   app.get<{ Params: Named }>(
     '/v1/containers/:name',

@@ -3,7 +3,7 @@ import type { LoadOptions } from '../../../core/api.js';
 import { parsePlatform } from '../../../core/platform.js';
 import type { Digest } from '../../../core/digest.js';
 import type { ArchiveFormat, ImageChanges } from '../../../core/words.js';
-import { answerBytes, asList, NDJSON, TAR } from '../answers.js';
+import { answerBytes, answerList, asList, NDJSON, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, digest, list, name, object, nullable, oneWord, options, ref, text, yes } from '../schema.js';
 import { imageChanges } from '../words.js';
@@ -29,8 +29,10 @@ interface SaveQuery {
 }
 
 export function imageRoutes(app: FastifyInstance, door: DoorContext): void {
-  app.get('/v1/images', { schema: route('All images', { tag, answer: list(ref('ImageSummary')) }) }, async () =>
-    door.engine.images(),
+  app.get(
+    '/v1/images',
+    { schema: route('All images, the newest first', { tag, answer: list(ref('ImageSummary')) }) },
+    (request, reply) => answerList(door, request, reply, door.engine.images()),
   );
   app.get<{ Params: Named }>(
     '/v1/images/:name',

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify';
-import { answerBytes, TAR } from '../answers.js';
+import { answerBytes, answerList, TAR } from '../answers.js';
 import type { DoorContext } from '../context.js';
 import { about, list, name, object, ref } from '../schema.js';
 import { binary, route, streams } from './route.js';
@@ -12,13 +12,15 @@ interface Params {
 const params = object<Params>({ digest: about(name, 'A diff ID or a unique prefix of one.') });
 
 export function layerRoutes(app: FastifyInstance, door: DoorContext): void {
-  app.get('/v1/layers', { schema: route('All layers', { tag, answer: list(ref('LayerSummary')) }) }, async () =>
-    door.engine.layers(),
+  app.get(
+    '/v1/layers',
+    { schema: route('All layers, the oldest first', { tag, answer: list(ref('LayerSummary')) }) },
+    (request, reply) => answerList(door, request, reply, door.engine.layers()),
   );
   app.get(
     '/v1/layer-tree',
     { schema: route('All chains of layers, as the tree they form', { tag, answer: list(ref('LayerTreeNode')) }) },
-    async () => door.engine.layerTree(),
+    (request, reply) => answerList(door, request, reply, door.engine.layerTree()),
   );
   app.get<{ Params: Params }>(
     '/v1/layers/:digest',
