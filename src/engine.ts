@@ -692,11 +692,13 @@ function kernelOf(): words.Info['kernel'] {
 
 /** Streams wait for their readers, so one thread has many of them. */
 function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<typeof WorkerPool>[1] {
+  // a thread more than there are processors would only have to warm up, too
+  const fetching = Math.min(registry.transfers, workers.bulk);
   return {
     short: { threads: workers.short, callsPerThread: 1, keep: 1 },
     unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1 },
     bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0 },
-    fetch: { threads: registry.transfers, callsPerThread: 1, keep: 0 },
+    fetch: { threads: fetching, callsPerThread: Math.ceil(registry.transfers / fetching), keep: 0 },
     stream: { threads: 2, callsPerThread: 64, keep: 0 },
     sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0 },
   };

@@ -39,7 +39,9 @@ export function registryCommands(program: Command, cli: Cli): void {
     .option('--all-platforms', 'every platform')
     .action((ref: string, flags: PullFlags) => pull(cli, ref, flags));
   withLogin(program.command('push <image> [target]'))
-    .description('send an image to a registry, as far as its blobs are not there; prints where it lies')
+    .description(
+      'send an image (one platform; `copy` takes all) to a registry, as far as its blobs are not there; prints where it lies',
+    )
     .addOption(
       new Option('--compression <how>', 'compress layers so (default: as they came, else gzip)').choices([
         'gzip',

@@ -32,16 +32,19 @@ export function engineConfigOf(settings: Settings): EngineConfig {
 }
 
 function registryConfigOf(settings: Settings): RegistryConfig {
-  const credentials = settings['registry.credentials_file'];
-  const certificates = settings['registry.certificates'];
   return {
     mirrors: splitWords(settings['registry.mirrors']).map((word) => {
       const equals = word.indexOf('=');
       return { registry: word.slice(0, equals), url: word.slice(equals + 1) };
     }),
     insecure: splitWords(settings['registry.insecure']),
-    credentialsFile: credentials === 'off' ? null : credentials,
-    certificates: certificates === 'off' ? null : certificates,
+    proxies: {
+      http: offOr(settings['registry.http_proxy']),
+      https: offOr(settings['registry.https_proxy']),
+      except: splitWords(settings['registry.no_proxy']),
+    },
+    credentialsFile: offOr(settings['registry.credentials_file']),
+    certificates: offOr(settings['registry.certificates']),
     transfers: settings['registry.transfers'],
     retries: settings['registry.retries'],
     retryDelayMs: settings['registry.retry_delay'],
@@ -49,4 +52,8 @@ function registryConfigOf(settings: Settings): RegistryConfig {
     partialTtlMs: settings['registry.partial_ttl'],
     chunkBytes: settings['registry.chunk_size'],
   };
+}
+
+function offOr(value: string): string | null {
+  return value === 'off' ? null : value;
 }

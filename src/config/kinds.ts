@@ -43,6 +43,16 @@ export const loopbackOrOff: Kind<string> = parsed(
   (given) => (given === 'off' || parseLoopback(given) !== null ? given : undefined),
 );
 
+/** The address of an HTTP proxy, or `off`. Without a scheme it is spoken to without TLS, as everywhere. */
+export const proxyOrOff: Kind<string> = parsed(
+  'the address of an HTTP proxy such as "http://proxy.example:3128", or "off"',
+  (given) => {
+    if (given === 'off' || given === '') return 'off';
+    const address = given.includes('://') ? given : `http://${given}`;
+    return /^https?:\/\/[^/]/.test(address) && URL.canParse(address) ? address : undefined;
+  },
+);
+
 export const flag: Kind<boolean> = {
   expects: 'true or false',
   fromText: (given) => (given === 'true' ? true : given === 'false' ? false : undefined),

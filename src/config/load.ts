@@ -62,8 +62,11 @@ export function loadConfiguration(input: ConfigurationInput): Configuration {
     else unset.push([key, setting]);
   }
   const run = String(values.run ?? SETTINGS.run.fallback);
-  for (const [key, { fallback }] of unset) {
-    set(key, typeof fallback === 'function' ? fallback(run) : fallback, 'default', '');
+  for (const [key, setting] of unset) {
+    const { fallback, common = [] } = setting;
+    const shared = common.find((name) => (input.env[name] ?? '') !== '');
+    if (shared !== undefined) set(key, fromText(key, setting, input.env[shared] ?? '', shared), 'environment', shared);
+    else set(key, typeof fallback === 'function' ? fallback(run) : fallback, 'default', '');
   }
   return { settings: values as Settings, origins, file, unknownVariables: unknownVariables(input.env) };
 }

@@ -13,6 +13,7 @@ import {
   loopbackOrOff,
   path,
   pathOrOff,
+  proxyOrOff,
   size,
   text,
   wordList,
@@ -27,6 +28,8 @@ export interface Setting<T> {
   readonly doc: string;
   /** SIGHUP takes a changed value over without a restart. */
   readonly reloads: boolean;
+  /** Variables of the environment that say it to many programs; the file and what is said to layerd alone go before them. */
+  readonly common?: readonly string[];
 }
 
 function setting<T>(kind: Kind<T>, fallback: T | ((run: string) => T), doc: string): Setting<T> {
@@ -35,6 +38,10 @@ function setting<T>(kind: Kind<T>, fallback: T | ((run: string) => T), doc: stri
 
 function reloading<T>(kind: Kind<T>, fallback: T, doc: string): Setting<T> {
   return { kind, fallback, doc, reloads: true };
+}
+
+function common<T>(variables: readonly string[], given: Setting<T>): Setting<T> {
+  return { ...given, common: variables };
 }
 
 const THREADS = count(1, 64);
@@ -149,6 +156,26 @@ export const SETTINGS = {
     wordList('registries, such as "registry.example:5000"', (word) => HOST.test(word)),
     '',
     'Registries that may be spoken to without TLS, or with certificates that nobody vouches for. This machine always may without TLS.',
+  ),
+  'registry.https_proxy': common(
+    ['HTTPS_PROXY', 'https_proxy'],
+    setting(
+      proxyOrOff,
+      'off',
+      'The HTTP proxy through which registries are asked by TLS, with NAME:PASSWORD@ before its host where it wants them, or off.',
+    ),
+  ),
+  'registry.http_proxy': common(
+    ['HTTP_PROXY', 'http_proxy'],
+    setting(proxyOrOff, 'off', 'The same for registries without TLS.'),
+  ),
+  'registry.no_proxy': common(
+    ['NO_PROXY', 'no_proxy'],
+    setting(
+      wordList('hosts, domains, addresses or ranges of them (CIDR)', (word) => /^[^\s,]+$/.test(word)),
+      '',
+      'Registries that are asked without the proxy: a domain stands for all below it. This machine always is.',
+    ),
   ),
   'registry.credentials_file': setting(
     pathOrOff,

@@ -21,12 +21,22 @@ export interface WorkerThreads {
   sweep: number;
 }
 
+/** Proxies that registries are asked through. */
+export interface ProxyConfig {
+  /** Addresses, with name and password where the proxy wants them: for requests without TLS, and with it. */
+  http: string | null;
+  https: string | null;
+  /** Who is asked without: as NO_PROXY has it. */
+  except: string[];
+}
+
 /** How registries are reached. */
 export interface RegistryConfig {
   /** Asked before the registry itself when something is pulled, in this order. */
   mirrors: { registry: string; url: string }[];
   /** Registries (host, or host:port) spoken to without TLS, or with certificates that nobody vouches for. */
   insecure: string[];
+  proxies: ProxyConfig;
   /** A Docker configuration file with credentials and credential helpers; null for none. */
   credentialsFile: string | null;
   /** A directory with HOST[:PORT]/*.crt, *.cert and *.key, as Docker has it; null for none. */
@@ -103,6 +113,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   registry: {
     mirrors: [],
     insecure: [],
+    proxies: { http: null, https: null, except: [] },
     credentialsFile: join(homedir(), '.docker', 'config.json'),
     certificates: '/etc/docker/certs.d',
     transfers: 3,

@@ -3,7 +3,8 @@
  *   short  – mkdir, mount, stat: what a client waits for
  *   unmount – an overlay unmount syncs its upper's file system and may take long
  *   bulk   – layers coming in, commits, checks: one to a thread
- *   fetch  – layers that come from elsewhere, at the pace of a network: they must not keep bulk from its work
+ *   fetch  – layers that come from elsewhere, at the pace of a network, on few processors several to a thread: they must
+ *            not keep bulk from its work
  *   stream – what goes out at the pace of a client: many to a thread, since they mostly wait
  *   sweep  – unlinking the trash
  * Threads start when they are needed and end when they have been idle for a while, but for those that a lane keeps:

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer, type ServerOptions } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { sha256 } from '../../src/core/digest.js';
 import type { TestImage } from '../unit/image-synthetic.js';
@@ -36,6 +37,10 @@ export class FakeRegistry {
   tokens: Set<string> | null = null;
   /** Name and password that a token takes; null: none. */
   login: { username: string; password: string } | null = null;
+  /** An identity token that takes tokens in the way of OAuth2. */
+  identityToken: string | null = null;
+  /** What the certificate is for, where that is not the address. */
+  name = '127.0.0.1';
   /** Uploads move with every request. */
   movingUploads = false;
   /** Keeps track of subjects, as registries with the referrers API do. */
@@ -43,13 +48,17 @@ export class FakeRegistry {
   private readonly repos = new Map<string, Repo>();
   private readonly server: Server;
 
-  private constructor(server: Server) {
+  private readonly scheme: 'http' | 'https';
+
+  private constructor(server: Server, scheme: 'http' | 'https') {
     this.server = server;
+    this.scheme = scheme;
   }
 
-  static async start(): Promise<FakeRegistry> {
-    const server = createServer();
-    const registry = new FakeRegistry(server);
+  /** `tls`: behind TLS, with this certificate. */
+  static async start(tls?: ServerOptions): Promise<FakeRegistry> {
+    const server = tls === undefined ? createServer() : createSecureServer(tls);
+    const registry = new FakeRegistry(server, tls === undefined ? 'http' : 'https');
     server.on('request', (request, response) => registry.receive(request, response));
     server.on('connection', () => (registry.connections += 1));
     server.on('clientError', (_error, socket) => socket.destroy());
@@ -58,7 +67,11 @@ export class FakeRegistry {
   }
 
   get host(): string {
-    return `127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+    return `${this.name}:${this.port}`;
+  }
+
+  get port(): number {
+    return (this.server.address() as AddressInfo).port;
   }
 
   async close(): Promise<void> {
@@ -110,31 +123,41 @@ export class FakeRegistry {
     request.on('error', () => undefined);
     response.on('error', () => undefined);
     if (this.intercept(seen, response, request)) return;
-    if (this.tokens !== null && this.refuses(seen, response)) return;
+    const asksToken = this.tokens !== null && seen.path === '/token';
+    if (!asksToken && this.tokens !== null && this.refuses(seen, response)) return;
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));
     request.on('end', () => {
       seen.body = Buffer.concat(chunks);
-      this.answer(seen, response);
+      if (asksToken) this.giveToken(seen, response);
+      else this.answer(seen, response);
     });
   }
 
   private refuses(seen: Seen, response: ServerResponse): boolean {
-    if (seen.path === '/token') {
-      this.giveToken(seen, response);
-      return true;
-    }
     const token = seen.headers.authorization?.replace(/^Bearer /, '') ?? '';
     if (this.tokens?.has(token) === true) return false;
-    const realm = `http://${this.host}/token`;
+    const realm = `${this.scheme}://${this.host}/token`;
     response.writeHead(401, { 'www-authenticate': `Bearer realm="${realm}",service="fake",scope="extra"` }).end();
     return true;
   }
 
   private giveToken(seen: Seen, response: ServerResponse): void {
-    const { login } = this;
+    const { login, identityToken } = this;
+    if (seen.method === 'POST') {
+      const form = new URLSearchParams(seen.body.toString());
+      const right = form.get('grant_type') === 'refresh_token' && form.get('refresh_token') === identityToken;
+      if (!right || (form.get('client_id') ?? '') === '' || form.get('service') !== 'fake') {
+        this.json(response, 400, { error: 'invalid_grant' });
+        return;
+      }
+      const token = randomUUID();
+      this.tokens?.add(token);
+      this.json(response, 200, { access_token: token, expires_in: 300, scope: form.get('scope') });
+      return;
+    }
     const wanted = login && `Basic ${Buffer.from(`${login.username}:${login.password}`).toString('base64')}`;
-    if (wanted !== null && seen.headers.authorization !== wanted) {
+    if ((identityToken !== null && wanted === null) || (wanted !== null && seen.headers.authorization !== wanted)) {
       response.writeHead(401).end();
       return;
     }

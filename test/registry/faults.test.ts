@@ -2,7 +2,9 @@
 import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
+import { sha256 } from '../../src/core/digest.js';
 import { LayerdError } from '../../src/core/errors.js';
 import type { Progress } from '../../src/core/words.js';
 import { testImage, testLayer, type TestImage, type TestLayer } from '../unit/image-synthetic.js';
@@ -182,6 +184,63 @@ describe('a transfer that breaks off', () => {
       },
       { retryDelayMs: 100_000 },
     ));
+});
+
+/** How a connection breaks, told by what becomes of the answer. */
+const BREAKS: Record<string, (response: ServerResponse) => boolean> = {
+  'before anything is answered': (response) => Boolean(response.destroy()),
+  'when all was done, before it is answered': (response) => {
+    response.writeHead = () => response.destroy();
+    return false;
+  },
+  'in the head of the answer': (response) => {
+    response.writeHead = () => {
+      response.socket?.end('HTTP/1.1 20');
+      return response;
+    };
+    response.end = () => response;
+    return false;
+  },
+};
+
+const KINDS: Record<string, RegExp> = {
+  'the token': /GET \/token/,
+  'the manifest': /GET .*\/manifests\//,
+  'the config': /GET .*\/blobs\/sha256/,
+  'whether a blob is there': /HEAD .*\/blobs\//,
+  'the beginning of an upload': /POST .*\/uploads\//,
+  'a part of a blob': /PATCH .*\/uploads\//,
+  'the end of a blob': /PUT .*\/uploads\//,
+  'whether the manifest is there': /HEAD .*\/manifests\//,
+  'the manifest that is sent': /PUT .*\/manifests\//,
+};
+
+describe.each(Object.keys(BREAKS))('a connection that breaks %s', (when) => {
+  it.each(Object.keys(KINDS))('is made again for %s', (kind) =>
+    withRig(async (rig) => {
+      const { registry, store, pull, push } = rig;
+      const { image, layer, ref } = oneLayer(rig);
+      registry.tokens = new Set();
+      let broken = 0;
+      registry.intercept = ({ method, path }, response) => {
+        if (KINDS[kind]?.test(`${method} ${path}`) !== true || broken > 0) return false;
+        broken += 1;
+        return BREAKS[when]?.(response) ?? false;
+      };
+      await pull(ref);
+      expect(store.engine.image(ref).id).toBe(image.id);
+      const result = await push(ref, { target: `${registry.host}/b:1`, compression: 'gzip' });
+      expect(broken).toBe(1);
+      expect(registry.repo('b').manifests.get('1')).toMatchObject({ bytes: expect.any(Buffer) as Buffer });
+      const [sent] = result.layers;
+      expect(sent).toMatchObject({ diffId: layer.diffId });
+      expect(sha256(gunzipSync(registry.repo('b').blobs.get(sent?.digest ?? '') ?? ''))).toBe(layer.diffId);
+      // what had arrived is not sent once more
+      expect(registry.asked(/PATCH/).filter(({ headers }) => headers['content-range']?.startsWith('0-'))).toHaveLength(
+        kind === 'a part of a blob' && when === 'before anything is answered' ? 2 : 1,
+      );
+    }),
+  );
 });
 
 describe('a registry that is in trouble', () => {

@@ -204,6 +204,30 @@ describe('an upload that fails', () => {
     ).toHaveLength(1);
   });
 
+  it.each([0, 1, CHUNK / 2, CHUNK - 1, CHUNK])(
+    'goes on behind what the registry kept of a chunk: %i bytes',
+    async (kept) => {
+      const { patches } = await uploaded((rig) => {
+        let count = 0;
+        rig.registry.intercept = (seen, response, request) => {
+          if (seen.method !== 'PATCH' || (count += 1) !== 2) return false;
+          const { uploads: all } = rig.registry.repo('a');
+          const id = seen.path.split('/').at(-1) ?? '';
+          const chunks: Buffer[] = [];
+          request.on('data', (chunk: Buffer) => chunks.push(chunk));
+          request.on('end', () => {
+            all.set(id, Buffer.concat([all.get(id) ?? Buffer.alloc(0), Buffer.concat(chunks).subarray(0, kept)]));
+            response.destroy();
+          });
+          return true;
+        };
+      });
+      const starts = patches.map(({ headers }) => headers['content-range']?.split('-')[0]);
+      expect(starts).toContain(String(CHUNK + kept));
+      expect(starts.filter((start) => start === '0')).toHaveLength(1);
+    },
+  );
+
   it.each([500, 503, 429])('is tried again after %i', async (status) => {
     await uploaded((rig) => onPatch(rig, 2, (response) => Boolean(response.writeHead(status).end())));
   });

@@ -1,5 +1,5 @@
 /** The registry of Debian, plain and behind TLS with a password; what other tools pull of ours, and we of theirs. */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { fixture, type Fixture } from '../../bench/fixtures/fixtures.js';
@@ -7,6 +7,7 @@ import { run } from '../../bench/fixtures/shell.js';
 import { makeHome, removeHome, TestDaemon } from '../cli/daemon.js';
 import { needsFixtures, never, withStore } from '../e2e/store.js';
 import { describeWith, needsProgram } from '../support.js';
+import { placeCertificates, TestAuthority } from './certificates.js';
 import { RealRegistry } from './real-registry.js';
 import { failureOf, IMPATIENT } from './rig.js';
 
@@ -96,32 +97,15 @@ describeWith('the registry of Debian', NEEDS, () => {
 
 /** A registry with a certificate of an authority of our own, which lies below `home/certs`. */
 async function securedRegistry(home: string): Promise<RealRegistry> {
-  const at = (name: string): string => join(home, name);
-  const openssl = (...args: string[]): Promise<string> => run('openssl', args);
-  const subject = (name: string): string[] => ['-subj', `/CN=${name}`, '-nodes', '-newkey', 'rsa:2048'];
-  await openssl(
-    'req',
-    '-x509',
-    ...subject('test authority'),
-    '-days',
-    '2',
-    '-keyout',
-    at('ca.key'),
-    '-out',
-    at('ca.crt'),
-  );
-  await openssl('req', '-new', ...subject('registry'), '-keyout', at('key'), '-out', at('csr'));
-  writeFileSync(at('names'), 'subjectAltName=IP:127.0.0.1\n');
-  const signed = ['-req', '-in', at('csr'), '-CA', at('ca.crt'), '-CAkey', at('ca.key'), '-CAcreateserial'];
-  await openssl('x509', ...signed, '-days', '2', '-extfile', at('names'), '-out', at('crt'));
-  writeFileSync(at('htpasswd'), HTPASSWD);
+  const authority = await TestAuthority.make(join(home, 'authority'));
+  const { cert, key } = await authority.issue('registry', 'IP:127.0.0.1');
+  const passwords = join(home, 'htpasswd');
+  writeFileSync(passwords, HTPASSWD);
   const registry = await RealRegistry.start(
-    { tls: { certificate: at('crt'), key: at('key') } },
-    { auth: { htpasswd: { realm: 'test', path: at('htpasswd') } } },
+    { tls: { certificate: cert, key } },
+    { auth: { htpasswd: { realm: 'test', path: passwords } } },
   );
-  const directory = join(home, 'certs', registry.host);
-  mkdirSync(directory, { recursive: true });
-  writeFileSync(join(directory, 'ca.crt'), readFileSync(at('ca.crt')));
+  placeCertificates(join(home, 'certs'), registry.host, { 'ca.crt': authority.certificate });
   return registry;
 }
 

@@ -60,6 +60,24 @@ describe('layers of configuration', () => {
     expect(origins.get('gc.grace')).toEqual({ origin: 'flag', where: '--gc-grace' });
   });
 
+  it('takes proxies from where all programs do, unless the file says otherwise', () => {
+    const env = {
+      HTTPS_PROXY: 'proxy.example:3128',
+      http_proxy: 'http://a:b@other.example',
+      NO_PROXY: 'a.example, 10.0.0.0/8',
+    };
+    const { settings, origins } = load('', { env });
+    expect(engineConfigOf(settings).registry.proxies).toEqual({
+      https: 'http://proxy.example:3128',
+      http: 'http://a:b@other.example',
+      except: ['a.example', '10.0.0.0/8'],
+    });
+    expect(origins.get('registry.https_proxy')).toEqual({ origin: 'environment', where: 'HTTPS_PROXY' });
+    const own = load('[registry]\nhttps_proxy = "off"\n', { env });
+    expect(engineConfigOf(own.settings).registry.proxies.https).toBeNull();
+    expect(complaint('', { env: { HTTPS_PROXY: 'socks5://x' } })).toContain('HTTPS_PROXY is "socks5://x"');
+  });
+
   it('puts the socket into the run directory, wherever that was set', () => {
     expect(load('run = "/run/other"').settings.http_socket).toBe('/run/other/layerd.sock');
     expect(load('', { env: { LAYERD_RUN: '/x' } }).settings.http_socket).toBe('/x/layerd.sock');

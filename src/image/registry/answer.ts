@@ -7,6 +7,8 @@ import { protocolError, unreachable, connectionFailed } from './problems.js';
 const TRICKLE_BYTES = 16 * 1024;
 /** A body that nobody wants is read to its end if it is no longer: the connection can then be used again. */
 const LEFTOVER_BYTES = 64 * 1024;
+/** What a server may send while nobody reads: what has gathered is then taken as one chunk, at the cost of one. */
+const AHEAD_BYTES = 1024 * 1024;
 
 export class Answer {
   readonly status: number;
@@ -43,19 +45,19 @@ export class Answer {
    * REGISTRY_UNREACHABLE where it breaks off, stands still or trickles.
    */
   async *stream(): AsyncGenerator<Buffer> {
-    const chunks = this.message[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    const inbox = new Inbox(this.message);
     let waited = 0;
     let came = 0;
     try {
       for (;;) {
         const from = performance.now();
-        const next = await this.withinLimit(chunks.next(), this.stallMs - waited);
-        if (next.done === true) return;
+        const chunk = await this.withinLimit(inbox.next(), this.stallMs - waited);
+        if (chunk === null) return;
         waited += performance.now() - from;
-        came += next.value.length;
+        came += chunk.length;
         if (came >= TRICKLE_BYTES) waited = came = 0;
         else if (waited >= this.stallMs) throw this.stalled();
-        yield next.value;
+        yield chunk;
       }
     } finally {
       this.message.destroy();
@@ -98,4 +100,56 @@ export class Answer {
   private stalled(): LayerdError {
     return unreachable(this.url.host, `it sent (nearly) nothing for ${this.stallMs} ms`, { limitMs: this.stallMs });
   }
+}
+
+/** What has arrived of a body and was not taken yet. All of it is given before a failure is told. */
+class Inbox {
+  private readonly message: IncomingMessage;
+  private chunks: Buffer[] = [];
+  private size = 0;
+  private over = false;
+  private failure: Error | null = null;
+  private wake: (() => void) | null = null;
+
+  constructor(message: IncomingMessage) {
+    this.message = message;
+    message.on('data', (chunk: Buffer) => {
+      this.chunks.push(chunk);
+      this.size += chunk.length;
+      if (this.size >= AHEAD_BYTES) message.pause();
+      this.wake?.();
+    });
+    message.once('end', () => this.finish(null));
+    message.once('error', (error) => this.finish(error));
+    message.once('close', () => this.finish(brokenOff()));
+    // it may have broken before anybody wanted its body
+    if (message.destroyed) this.finish(message.errored ?? brokenOff());
+  }
+
+  /** What has gathered, as one chunk; null at the end. Throws what broke it off. */
+  async next(): Promise<Buffer | null> {
+    while (this.size === 0) {
+      if (this.failure !== null) throw this.failure;
+      if (this.over) return null;
+      await new Promise<void>((resolve) => (this.wake = resolve));
+      this.wake = null;
+    }
+    const { chunks, size } = this;
+    const [first] = chunks;
+    this.chunks = [];
+    this.size = 0;
+    this.message.resume();
+    return chunks.length === 1 && first !== undefined ? first : Buffer.concat(chunks, size);
+  }
+
+  private finish(failure: Error | null): void {
+    if (this.over) return;
+    this.over = true;
+    this.failure = failure;
+    this.wake?.();
+  }
+}
+
+function brokenOff(): Error {
+  return Object.assign(new Error('the connection ended in the middle'), { code: 'ECONNRESET' });
 }

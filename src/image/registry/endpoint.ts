@@ -7,6 +7,7 @@ import { Authorizer, type Scopes } from './authorizer.js';
 import { Backoff, retryAfterMs, type OnPause, type RetryPolicy } from './backoff.js';
 import { resolveLocation, type Exchange, type Http } from './http.js';
 import { refused } from './problems.js';
+import { isLoopback } from './proxy.js';
 import type { TrustStore } from './trust.js';
 
 /** Where Docker's registry really is. */
@@ -140,14 +141,8 @@ export class Endpoint {
     if (this.given !== null) return this.given;
     const secure = new URL(`https://${this.host}`);
     if (!isLoopback(secure.hostname) && !this.trust.isInsecure(this.host)) return secure;
-    try {
-      const answer = await this.http.send({ method: 'GET', url: new URL('/v2/', secure), headers: {} }, signal);
-      await answer.discard();
-      return secure;
-    } catch (error) {
-      if (!(error instanceof LayerdError) || error.code !== 'REGISTRY_UNREACHABLE') throw error;
-      return new URL(`http://${this.host}`);
-    }
+    const speaks = await this.http.speaksTls(new URL('/v2/', secure), signal);
+    return speaks ? secure : new URL(`http://${this.host}`);
   }
 }
 
@@ -159,10 +154,6 @@ export function locationOf(answer: Answer): URL {
 /** What a mirror's address has behind its host, in front of /v2/. */
 function prefixOf(base: URL): string {
   return base.pathname.replace(/\/+$/, '');
-}
-
-export function isLoopback(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || /^127(?:\.\d{1,3}){3}$/.test(hostname);
 }
 
 /** The errors of a registry's own document (distribution specification, "Error Codes"), as one line. */

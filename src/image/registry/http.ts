@@ -4,11 +4,14 @@
  */
 import { Agent, request as plainRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Agent as SecureAgent, request as secureRequest, type RequestOptions } from 'node:https';
+import { createSecureContext, type SecureContext } from 'node:tls';
 import type { ByteSource } from '../../content/source.js';
 import { drained } from '../../core/drained.js';
+import type { ProxyConfig } from '../../core/engine-config.js';
 import { LayerdError } from '../../core/errors.js';
 import { Answer } from './answer.js';
 import { cancelled, connectionFailed, protocolError, unreachable } from './problems.js';
+import { proxyFor, proxyHeaders, proxyRefuses, toProxy, TunnelAgent } from './proxy.js';
 import type { TrustStore } from './trust.js';
 
 export interface Exchange {
@@ -23,17 +26,20 @@ const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 const MAX_REDIRECTS = 10;
 /** Connections to one server that may have been idle for too long; no more of them are tried. */
 const KEPT_CONNECTIONS = 8;
+const KEPT = { keepAlive: true, maxFreeSockets: KEPT_CONNECTIONS - 1 };
 /** What a registry has taken it may have to hash and move about before it answers. */
 const COMMIT_PATIENCE = 10;
 
 export class Http {
   private readonly trust: TrustStore;
   private readonly stallMs: number;
+  private readonly proxies: ProxyConfig;
   private readonly agents = new Map<string, Promise<Agent>>();
 
-  constructor(trust: TrustStore, stallMs: number) {
+  constructor(trust: TrustStore, { stallMs, proxies }: { stallMs: number; proxies: ProxyConfig }) {
     this.trust = trust;
     this.stallMs = stallMs;
+    this.proxies = proxies;
   }
 
   /**
@@ -56,6 +62,28 @@ export class Http {
     }
   }
 
+  /**
+   * Whether a server that may be spoken to either way speaks TLS. Whom it is vouched for by does not matter yet, so no
+   * authorities are read, which would take longer than all the rest.
+   */
+  async speaksTls(url: URL, signal: AbortSignal): Promise<boolean> {
+    const options = { rejectUnauthorized: false, secureContext: createSecureContext({ ca: [] }) };
+    const agent = this.secureAgent(url, options);
+    try {
+      const answer = await this.attempt({ method: 'GET', url, headers: {} }, agent, signal);
+      await answer?.discard();
+      return answer !== null;
+    } catch (error) {
+      if (!(error instanceof LayerdError)) throw error;
+      // an alert is TLS, too: it wants to see a certificate, for one
+      if (/ALERT/.test(String(error.details['reason']))) return true;
+      if (error.code === 'REGISTRY_UNREACHABLE') return false;
+      throw error;
+    } finally {
+      agent.destroy();
+    }
+  }
+
   /** Ends the connections that are kept. */
   async close(): Promise<void> {
     for (const agent of this.agents.values()) (await agent).destroy();
@@ -70,24 +98,28 @@ export class Http {
   /** Servers close connections that were idle for long, and a request may cross that on its way: it is sent once more. */
   private async once(exchange: Exchange, signal: AbortSignal): Promise<Answer> {
     for (let tries = 0; tries < KEPT_CONNECTIONS; tries += 1) {
-      const answer = await this.attempt(exchange, signal);
+      const answer = await this.attempt(exchange, await this.agentOf(exchange.url), signal);
       if (answer !== null) return answer;
     }
     throw unreachable(exchange.url.host, 'it closes every connection');
   }
 
   /** Null where a connection that was kept broke before there was an answer. */
-  private async attempt(exchange: Exchange, signal: AbortSignal): Promise<Answer | null> {
+  private async attempt(exchange: Exchange, agent: Agent, signal: AbortSignal): Promise<Answer | null> {
     const { url, method, headers, body } = exchange;
-    const agent = await this.agentOf(url);
+    const proxy = proxyFor(url, this.proxies);
+    const way = url.protocol === 'http:' && proxy !== null ? await plainlyThrough(proxy, url, this.trust) : STRAIGHT;
     if (signal.aborted) throw cancelled(signal);
+    const length = body === undefined ? {} : { 'content-length': body.length };
     const options: RequestOptions = {
       method,
       agent,
       signal,
-      headers: { 'user-agent': 'layerd', ...headers, ...(body === undefined ? {} : { 'content-length': body.length }) },
+      ...way,
+      headers: { 'user-agent': 'layerd', ...headers, ...way.headers, ...length },
     };
-    const sent = url.protocol === 'https:' ? secureRequest(url, options) : plainRequest(url, options);
+    const secure = url.protocol === 'https:' || way.protocol === 'https:';
+    const sent = secure ? secureRequest(url, options) : plainRequest(url, options);
     const wait = new Wait(sent, url.host, this.stallMs);
     const answered = answerOf(sent, url, signal);
     try {
@@ -99,6 +131,10 @@ export class Http {
       // a server may answer, mostly with a refusal, before it has all of the body
       const message = await Promise.race([answered, feeding.then(() => answered)]);
       if (!sent.writableFinished) message.once('close', () => sent.destroy());
+      if (proxy !== null && message.statusCode === 407) {
+        sent.destroy();
+        throw proxyRefuses(proxy, 407, url);
+      }
       return new Answer(message, url, this.stallMs, method !== 'HEAD');
     } catch (error) {
       sent.destroy();
@@ -117,15 +153,28 @@ export class Http {
   }
 
   private async makeAgent(url: URL): Promise<Agent> {
-    if (url.protocol === 'http:') return new Agent({ keepAlive: true, maxFreeSockets: KEPT_CONNECTIONS - 1 });
+    const proxy = proxyFor(url, this.proxies);
+    if (url.protocol === 'http:') return proxy?.protocol === 'https:' ? new SecureAgent(KEPT) : new Agent(KEPT);
     const { secureContext, rejectUnauthorized } = await this.trust.of(url.host);
-    return new SecureAgent({
-      keepAlive: true,
-      maxFreeSockets: KEPT_CONNECTIONS - 1,
-      secureContext,
-      rejectUnauthorized,
-    });
+    return this.secureAgent(url, { secureContext, rejectUnauthorized });
   }
+
+  private secureAgent(url: URL, options: { secureContext: SecureContext; rejectUnauthorized: boolean }): SecureAgent {
+    const proxy = proxyFor(url, this.proxies);
+    const all = { ...KEPT, ...options };
+    if (proxy === null) return new SecureAgent(all);
+    return new TunnelAgent({ proxy, target: url, trust: this.trust, stallMs: this.stallMs }, all);
+  }
+}
+
+type Way = Omit<RequestOptions, 'headers'> & { headers: Record<string, string> };
+
+const STRAIGHT: Way = { headers: {} };
+
+/** A request without TLS goes to the proxy itself, and names the whole address. */
+async function plainlyThrough(proxy: URL, url: URL, trust: TrustStore): Promise<Way> {
+  const headers = { host: url.host, ...proxyHeaders(proxy) };
+  return { protocol: proxy.protocol, ...(await toProxy(proxy, trust)), path: url.href, headers };
 }
 
 function isReset(error: unknown): boolean {

@@ -21,6 +21,14 @@ export function connectionFailed(host: string, cause: Error): LayerdError {
       },
     );
   }
+  // the alerts of TLS that say that what we showed, or did not show, is not enough
+  if (/ALERT_(?:CERTIFICATE_REQUIRED|BAD_CERTIFICATE|HANDSHAKE_FAILURE|UNKNOWN_CA)$/.test(errnoOf(cause))) {
+    return new LayerdError('REGISTRY_DENIED', `${host} wants to be shown a certificate: ${cause.message}`, {
+      details: { registry: host, reason: errnoOf(cause) },
+      hint: 'Put it and its key into HOST:PORT/client.cert and HOST:PORT/client.key below registry.certificates.',
+      cause,
+    });
+  }
   return unreachable(host, cause.message, { reason: errnoOf(cause) }, cause);
 }
 

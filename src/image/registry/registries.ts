@@ -25,7 +25,7 @@ export class Registries {
     this.config = config;
     this.transfers = new Transfers(config.transfers);
     this.trust = new TrustStore(config.certificates, config.insecure);
-    this.http = new Http(this.trust, config.stallMs);
+    this.http = new Http(this.trust, config);
   }
 
   /** The repository itself. `credentials` null: those of the configuration file. */

@@ -11,8 +11,6 @@ export interface Trust {
   secureContext: SecureContext;
   /** False: the connection is encrypted, and nobody knows to whom. */
   rejectUnauthorized: boolean;
-  /** The certificates' directory has authorities of this host. */
-  own: boolean;
 }
 
 export class TrustStore {
@@ -20,6 +18,8 @@ export class TrustStore {
   private readonly insecure: ReadonlySet<string>;
   private readonly known = new Map<string, Promise<Trust>>();
   private system: Promise<Buffer | null> | null = null;
+  /** That of all hosts that have nothing of their own: reading all authorities takes tens of milliseconds. */
+  private common: SecureContext | null = null;
 
   constructor(directory: string | null, insecure: readonly string[]) {
     this.directory = directory;
@@ -42,12 +42,14 @@ export class TrustStore {
   private async read(host: string): Promise<Trust> {
     this.system ??= firstOf(SYSTEM_BUNDLES);
     const [bundle, { authorities, certificate, key }] = await Promise.all([this.system, this.ownOf(host)]);
-    const trusted = bundle === null ? authorities : [bundle, ...authorities];
-    const secureContext = createSecureContext({
-      ...(trusted.length === 0 ? {} : { ca: trusted }),
-      ...(certificate === null || key === null ? {} : { cert: certificate, key }),
-    });
-    return { secureContext, rejectUnauthorized: !this.isInsecure(host), own: authorities.length > 0 };
+    const system = bundle === null ? [] : [bundle];
+    const rejectUnauthorized = !this.isInsecure(host);
+    const shown = certificate === null || key === null ? null : { cert: certificate, key };
+    if (authorities.length === 0 && shown === null) {
+      this.common ??= contextOf(system, null);
+      return { secureContext: this.common, rejectUnauthorized };
+    }
+    return { secureContext: contextOf([...system, ...authorities], shown), rejectUnauthorized };
   }
 
   private async ownOf(
@@ -60,6 +62,11 @@ export class TrustStore {
     const [authorities, certificates, keys] = await Promise.all([all('.crt'), all('.cert'), all('.key')]);
     return { authorities, certificate: certificates[0] ?? null, key: keys[0] ?? null };
   }
+}
+
+/** Without any authorities Node's own are believed. */
+function contextOf(ca: Buffer[], shown: { cert: Buffer; key: Buffer } | null): SecureContext {
+  return createSecureContext({ ...(ca.length === 0 ? {} : { ca }), ...shown });
 }
 
 async function namesIn(directory: string): Promise<string[]> {

@@ -68,6 +68,7 @@ class Upload {
         if (this.at > from) backoff.reset();
         // out of step: what it has is asked below, and no pause makes that better
         if (!isOutOfStep(error)) await backoff.pause(error);
+        if (await this.isThere(error)) return;
         await this.findStep(error);
       }
     }
@@ -117,6 +118,16 @@ class Upload {
     const next = this.moveTo(place, answer, takenBy(answer) ?? from + length);
     if (this.at <= from) throw protocolError(this.repository.endpoint.host, `an upload stays at byte ${from}`);
     return next;
+  }
+
+  /** Whether the registry has taken the whole, and only its answer was lost. */
+  private async isThere(failure: unknown): Promise<boolean> {
+    const { size } = this.blob.bytes;
+    const isWhole = this.at >= size || size <= AT_ONCE_BYTES;
+    if (!isWhole && !isOutOfStep(failure, 404)) return false;
+    if (!(await this.repository.hasBlob(this.blob.digest, this.options.watch))) return false;
+    this.options.onBytes(size);
+    return true;
   }
 
   /** Where the upload goes on after a failure. */
