@@ -138,7 +138,9 @@ export class Http {
       return new Answer(message, url, this.stallMs, method !== 'HEAD');
     } catch (error) {
       sent.destroy();
-      if (sent.reusedSocket && isReset(error)) return null;
+      // a body that was sent whole may have been taken: who sends it has to ask how far it came
+      const maybeTaken = body !== undefined && sent.writableFinished;
+      if (sent.reusedSocket && isReset(error) && !maybeTaken) return null;
       throw error;
     } finally {
       wait.end();
