@@ -8,30 +8,49 @@ import { appendFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 
 import { join } from 'node:path';
 import { LayerdError } from '../../src/core/errors.js';
 import { TestStore } from '../e2e/store.js';
+import { FakeRegistry } from '../registry/fake-registry.js';
+import { IMPATIENT } from '../registry/rig.js';
 import type { ActorPlan } from './actor-plan.js';
-import { SCENES, type Scene, type Stage } from './scenes.js';
+import { clearDoors } from './door-scenes.js';
+import { crashImage } from './image.js';
+import { SCENES } from './scenes.js';
+import type { Scene, Stage } from './stage.js';
 
 const plan = JSON.parse(process.argv[2] ?? '') as ActorPlan;
 const control = join(plan.work, 'control');
 const answers = join(control, 'answers');
 
-const store = await TestStore.open({ driver: plan.driver, keepBlobs: true }, join(plan.work, 'home'));
+const registry = await FakeRegistry.start();
+registry.add('app', '1', crashImage());
+const config = {
+  driver: plan.driver,
+  keepBlobs: true,
+  registry: {
+    ...IMPATIENT,
+    insecure: [registry.host],
+    mirrors: [{ registry: 'pulled.example', url: `http://${registry.host}` }],
+  },
+};
+const store = await TestStore.open(config, join(plan.work, 'home'));
 const stage: Stage = {
   store,
   archive: join(plan.work, 'image.tar'),
   driver: plan.driver,
+  registry,
   ack: (what) => appendFileSync(answers, `${what}\n`),
 };
 if (plan.after !== null) await lookAfter(SCENES[plan.after]);
-if (plan.scene === null) await store.stop();
-else await play(SCENES[plan.scene]);
+if (plan.scene === null) {
+  await store.stop();
+  await registry.close();
+} else await play(SCENES[plan.scene]);
 
 /** What must hold after a start, wherever the process before it died. */
 async function lookAfter(scene: Scene): Promise<void> {
   const answered = new Set(existsSync(answers) ? readFileSync(answers, 'utf8').split('\n').slice(0, -1) : []);
-  scene.holds(stage, answered);
+  await scene.holds(stage, answered);
   assert.deepEqual(
-    store.engine.leases().filter(({ id }) => id !== 'mine'),
+    store.engine.leases().filter(({ id }) => id !== 'mine' && !id.startsWith(scene.leaves ?? 'mine')),
     [],
   );
   await expectAccounts(scene);
@@ -40,6 +59,7 @@ async function lookAfter(scene: Scene): Promise<void> {
   if (!store.running) await store.start();
   await expectNothingWrong();
   await store.engine.removeLease('mine').catch(() => undefined);
+  await clearDoors(stage);
   await store.removeAll();
   assert.deepEqual(await store.leftovers(), []);
   assert.deepEqual(store.mounted(), []);

@@ -12,6 +12,8 @@ import { writeCrashImage } from './image.js';
 import type { SceneName } from './scenes.js';
 
 const ACTOR = fileURLToPath(new URL('actor.js', import.meta.url));
+/** No actor takes so long, however busy the machine is. */
+const ACTOR_MS = 600_000;
 const BOUNDARY = fileURLToPath(new URL('boundary.js', import.meta.url));
 
 /** A point of a scene, and how often it was passed. */
@@ -86,7 +88,13 @@ export class Theatre {
     const { status, signal, stderr } = spawnSync(
       process.execPath,
       ['--import', BOUNDARY, ACTOR, JSON.stringify(plan)],
-      { encoding: 'utf8', env: { ...process.env, BOUNDARY: JSON.stringify(boundary) } },
+      {
+        encoding: 'utf8',
+        env: { ...process.env, BOUNDARY: JSON.stringify(boundary) },
+        // one that waits for ever is told from one that died
+        timeout: ACTOR_MS,
+        killSignal: 'SIGABRT',
+      },
     );
     const story = `${scene}: ${deed} at ${point} (hit ${hit})`;
     const played = scene === null ? status === 0 : signal === 'SIGKILL';

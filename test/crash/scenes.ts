@@ -2,31 +2,11 @@
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ErrorCode } from '../../src/core/errors.js';
 import type { DriverName } from '../../src/core/words.js';
-import type { TestStore } from '../e2e/store.js';
+import { DOOR_SCENES } from './door-scenes.js';
 import { crashImage, LOWER, NUMBERS, REF } from './image.js';
 import { ignore, never } from '../e2e/store.js';
-
-/** What a scene works with. */
-export interface Stage {
-  store: TestStore;
-  /** The archive of the image. */
-  archive: string;
-  driver: DriverName;
-  /** Notes durably that the store answered. */
-  ack: (what: string) => void;
-}
-
-export interface Scene {
-  prepare(stage: Stage): Promise<unknown>;
-  /** May be run again after it was done, or half done. */
-  run(stage: Stage): Promise<unknown>;
-  /** Throws where something is not there that was answered, or that was there before. */
-  holds(stage: Stage, answered: ReadonlySet<string>): void;
-  /** What the operation may answer when it is done again, because it was done. */
-  already: readonly ErrorCode[];
-}
+import type { Scene, Stage } from './stage.js';
 
 const COMMITTED = 'localhost/committed:1';
 const TAGGED = 'localhost/tagged:1';
@@ -71,11 +51,11 @@ function firstLayer({ store }: Stage): string {
   return String(store.engine.image(REF).layers[0]?.path);
 }
 
-export const SCENES = {
+const STORE_SCENES = {
   load: {
     prepare: () => Promise.resolve(),
     run: load,
-    holds: (stage, answered) => answered.size > 0 && expectImage(stage),
+    holds: (stage, answered) => void (answered.size > 0 && expectImage(stage)),
     already: [],
   },
   commit: {
@@ -228,5 +208,7 @@ export const SCENES = {
     already: ['SHUTTING_DOWN'],
   },
 } as const satisfies Record<string, Scene>;
+
+export const SCENES = { ...STORE_SCENES, ...DOOR_SCENES };
 
 export type SceneName = keyof typeof SCENES;

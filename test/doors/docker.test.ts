@@ -1,6 +1,5 @@
 /** docker.graphdriver/1.0 as dockerd speaks it, without dockerd: every verb, twice, in odd orders and with broken bodies. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -11,15 +10,10 @@ import { DockerDoor } from '../../src/doors/docker/server.js';
 import { DoorMetrics } from '../../src/doors/metrics.js';
 import { peerOf } from '../../src/doors/peer.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { GraphDriverClient, type Reply } from '../clients/graph-driver-client.js';
 import { silent, TestStore } from '../e2e/store.js';
 import { entrySpec, layerTar } from '../model/spec.js';
 import { describeWith, needsRoot } from '../support.js';
-
-interface Reply {
-  status: number;
-  body: Buffer;
-  broken: boolean;
-}
 
 const BASE = layerTar([
   entrySpec(bytesOf('etc'), { type: 'directory' }),
@@ -36,9 +30,11 @@ describeWith('the door for Docker', [needsRoot()], () => {
   let store: TestStore;
   let door: DockerDoor;
   let metrics: DoorMetrics;
+  let client: GraphDriverClient;
 
   async function open(driver: DriverName): Promise<void> {
     home = mkdtempSync(join(tmpdir(), 'layerd-docker-'));
+    client = new GraphDriverClient(join(home, 'sock'));
     store = await TestStore.open({ driver });
     await openDoor();
   }
@@ -63,42 +59,15 @@ describeWith('the door for Docker', [needsRoot()], () => {
     rmSync(home, { recursive: true, force: true });
   });
 
-  /** One request; `cut` breaks the connection behind the body instead of ending it. */
-  function ask(path: string, body: Buffer, cut = false): Promise<Reply> {
-    return new Promise((resolve, reject) => {
-      // chunked and without a content type, as dockerd sends both JSON and tars
-      const headers = { accept: 'application/vnd.docker.plugins.v1.2+json', 'transfer-encoding': 'chunked' };
-      const sent = request(
-        { socketPath: join(home, 'sock'), method: 'POST', path, headers, agent: false },
-        (answer) => {
-          const chunks: Buffer[] = [];
-          const ended = (broken: boolean): void =>
-            resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(chunks), broken });
-          answer.on('data', (chunk: Buffer) => chunks.push(chunk));
-          answer.on('end', () => ended(false));
-          answer.on('error', () => ended(true));
-        },
-      );
-      sent.on('error', cut ? () => resolve({ status: 0, body: Buffer.alloc(0), broken: true }) : reject);
-      if (cut) sent.write(body, () => sent.destroy());
-      else sent.end(body);
-    });
-  }
-
-  async function verb(name: string, body: object = {}): Promise<Record<string, unknown>> {
-    const answer = await ask(`/GraphDriver.${name}`, Buffer.from(JSON.stringify(body)));
-    return JSON.parse(answer.body.toString('utf8')) as Record<string, unknown>;
-  }
+  const ask = (path: string, body: Buffer, cut = false): Promise<Reply> => client.ask(path, body, cut);
+  const verb = (name: string, body: object = {}): Promise<Record<string, unknown>> => client.verb(name, body);
+  const apply = (id: string, parent: string, tar: Buffer): Promise<Record<string, unknown>> =>
+    client.apply(id, parent, tar);
 
   async function done(name: string, body: object = {}): Promise<Record<string, unknown>> {
     const answer = await verb(name, body);
     expect(answer, name).not.toHaveProperty('Err');
     return answer;
-  }
-
-  async function apply(id: string, parent: string, tar: Buffer): Promise<Record<string, unknown>> {
-    const { body } = await ask(`/GraphDriver.ApplyDiff?id=${id}&parent=${parent}`, tar);
-    return JSON.parse(body.toString('utf8')) as Record<string, unknown>;
   }
 
   async function layer(id: string, parent: string, tar: Buffer): Promise<void> {
@@ -107,7 +76,7 @@ describeWith('the door for Docker', [needsRoot()], () => {
   }
 
   async function diff(id: string, parent: string): Promise<Buffer> {
-    const { status, body } = await ask('/GraphDriver.Diff', Buffer.from(JSON.stringify({ ID: id, Parent: parent })));
+    const { status, body } = await client.diff(id, parent);
     expect(status, body.toString('latin1').slice(0, 500)).toBe(200);
     return body;
   }

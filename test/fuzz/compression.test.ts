@@ -66,15 +66,16 @@ describe('inflating anything', () => {
     await fc.assert(
       fc.asyncProperty(damage, async ({ length, seed, chunks, position, change }) => {
         const content = sampleBytes(length, seed);
-        const whole = Buffer.concat([
-          gzipSync(content.subarray(0, length / 2)),
-          gzipSync(content.subarray(length / 2)),
-        ]);
+        const half = content.subarray(0, length / 2);
+        const first = gzipSync(half);
+        const whole = Buffer.concat([first, gzipSync(content.subarray(length / 2))]);
         const at = Math.floor(position * whole.length);
+        // what ends between two members is whole: only its digest tells that something is missing
+        const expected = change.kind === 'cut' && at === first.length ? half : content;
         const spoilt = damaged(whole, at, change);
         for (const inflater of inflaters) {
           const found = await outcome(spoilt, chunks, inflater);
-          const fine = Buffer.isBuffer(found) ? found.equals(content) : found === 'COMPRESSION_INVALID';
+          const fine = Buffer.isBuffer(found) ? found.equals(expected) : found === 'COMPRESSION_INVALID';
           expect(fine, `${inflater}: ${change.kind} at ${at} of ${whole.length}`).toBe(true);
         }
       }),

@@ -20,7 +20,7 @@ const LONG = process.env['LAYERD_CRASH'] === 'full';
 const CUTS = Number(process.env['LAYERD_CUTS'] ?? (LONG ? 1000 : 20));
 /** A round takes some cuts of one disk: more would come from a store in an ever later state only. */
 const CUTS_PER_ROUND = LONG ? 10 : 5;
-const CUT_MS = 60_000;
+const CUT_MS = 300_000;
 
 const DISKS = {
   /** Keeps what it received: what is lost never left the machine. */
@@ -85,13 +85,13 @@ describeWith(
         const outcome = await runRound({ ...base({ disk, format: 'ext4' }, `unsynced ${disk}`), unsynced });
         expect(outcome.lost).not.toEqual([]);
       }
-    }, 600_000);
+    }, 1_800_000);
 
     it('would find what a disk loses that ignores flushes', async () => {
       const lying: Round['makeDisk'] = (where, format) => cachingDisk(where, format, { heedsFlushes: false });
       const outcome = await runRound({ ...base({ disk: 'caching', format: 'xfs' }, 'lying'), makeDisk: lying });
       expect([...outcome.lost, ...outcome.damaged]).not.toEqual([]);
-    }, 600_000);
+    }, 1_800_000);
 
     if (LONG) {
       // The cases of one driver are all that there are for it.

@@ -51,7 +51,7 @@ describeWith(
         if (request !== 'read') expect(failed).toBe(true);
         expect(findings).toEqual(nothingFound());
       },
-      300_000,
+      900_000,
     );
   },
 );

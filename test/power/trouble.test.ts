@@ -21,7 +21,7 @@ import { CALLS } from './preload.js';
 import { Stage } from './stage.js';
 
 const POINTS = Number(process.env['LAYERD_TROUBLE'] ?? (process.env['LAYERD_CRASH'] === 'full' ? 20 : 2));
-const LIMIT_MS = 300_000 + POINTS * 60_000;
+const LIMIT_MS = 900_000 + POINTS * 120_000;
 
 const NEEDS = [
   needsRoot(),

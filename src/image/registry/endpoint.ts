@@ -1,4 +1,5 @@
 /** One registry, or a mirror of one: requests with the authorization that it wants, tried again while failures may pass. */
+import { setMaxListeners } from 'node:events';
 import type { OnProgress } from '../../core/api.js';
 import { LayerdError } from '../../core/errors.js';
 import type { Credentials } from '../../core/words.js';
@@ -26,6 +27,8 @@ export interface TransferWatch {
 export function transferWatch(progress: OnProgress, signal: AbortSignal): TransferWatch {
   const onPause = (error: LayerdError, pauseMs: number): void =>
     progress({ phase: 'wait', subject: error.message, done: Math.round(pauseMs), total: Math.round(pauseMs) });
+  // each transfer listens
+  setMaxListeners(0, signal);
   return { signal, onPause };
 }
 
