@@ -1,4 +1,5 @@
-// npm start, npm run demo, npm test, npm run bench on a fresh clone: installs and builds what is missing, then runs it.
+// npm start, npm run demo, npm test, npm run bench on a fresh clone: installs and builds what is missing, then runs it;
+// node scripts/run.mjs install only installs.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
@@ -63,6 +64,8 @@ function isProgram(name) {
 }
 
 const TASKS = {
+  // for what needs the packages alone: checks of the sources
+  install: null,
   start: [`${root}dist/src/bin/layerd.js`],
   demo: [`${root}dist/examples/demo/demo.js`],
   bench: [`${root}dist/bench/run.js`],
@@ -94,6 +97,7 @@ if (command === undefined) {
   process.exit(2);
 }
 install();
+if (command === null) process.exit(0);
 build();
 if (task.startsWith('test')) makeFixtures();
 const { status, signal } = spawnSync(process.execPath, [...command, ...args], {

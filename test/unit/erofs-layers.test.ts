@@ -321,7 +321,7 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
     const layer = await stored(scratch);
     const { index } = filesOf(scratch, layer);
     const before = readFileSync(index);
-    const damages = [
+    const harms = [
       () => rmSync(index),
       () => truncateSync(index, 100),
       // the superblock, an inode or a name, the seal
@@ -329,7 +329,7 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
         (at) => () => overwrite(index, at, 'X'),
       ),
     ];
-    for (const damage of damages) {
+    for (const damage of harms) {
       damage();
       expect(existsSync(index) && readFileSync(index).equals(before)).toBe(false);
       expect(readFileSync(join(open(scratch).lower(layer), 'dir/file'), 'utf8')).toBe('content of a file');
