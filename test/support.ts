@@ -24,4 +24,4 @@ export function describeWith(name: string, needs: Prerequisite[], body: () => vo
 }
 
 /** For `expect.poll`: what should be at once may take long on a busy machine. */
-export const PATIENCE = { timeout: 10_000 } as const;
+export const PATIENCE = { timeout: 60_000 } as const;

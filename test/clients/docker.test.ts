@@ -195,6 +195,22 @@ describeWith('dockerd on layerd', needs, () => {
     expect((await client.check({})).problems).toEqual([]);
   });
 
+  it('builds 120 steps, each a layer, all from the cache the second time, and anew from the one that changed', async () => {
+    const step = (index: number, text: string): string => `COPY ${text} /steps/${index}\n`;
+    const many = (last: string): string =>
+      `FROM busybox\n${Array.from({ length: 120 }, (_, index) => step(index, index < 119 ? 'text' : last)).join('')}`;
+    const files = { text: 'the same in every step', other: 'another text' };
+    await build('many', many('text'), files);
+    expect(await layersOf('many')).toHaveLength(121);
+    expect((await runIn('many', 'ls', '/steps')).trimEnd().split('\n')).toHaveLength(120);
+    expect(cached(await build('many', many('text'), files)).slice(1)).toEqual(Array.from({ length: 120 }, () => true));
+    const changed = cached(await build('many-changed', many('other'), files));
+    expect(changed.slice(1)).toEqual([...Array.from({ length: 119 }, () => true), false]);
+    expect((await layersOf('many-changed')).slice(0, -1)).toEqual((await layersOf('many')).slice(0, -1));
+    expect(await runIn('many-changed', 'cat', '/steps/0', '/steps/119')).toBe('the same in every stepanother text');
+    await docker('rmi', 'many', 'many-changed');
+  });
+
   it('runs a container on 124 layers', async () => {
     const { forms } = await fixture('deep');
     await docker('load', '--input', forms.dockerArchive.path);

@@ -1,7 +1,9 @@
 /** docker.graphdriver/1.0 as dockerd speaks it, without dockerd: every verb, twice, in odd orders and with broken bodies. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bytesOf } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
@@ -13,7 +15,7 @@ import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { GraphDriverClient, type Reply } from '../clients/graph-driver-client.js';
 import { silent, TestStore } from '../e2e/store.js';
 import { entrySpec, layerTar } from '../model/spec.js';
-import { describeWith, needsRoot } from '../support.js';
+import { describeWith, needsRoot, PATIENCE } from '../support.js';
 
 const BASE = layerTar([
   entrySpec(bytesOf('etc'), { type: 'directory' }),
@@ -84,6 +86,39 @@ describeWith('the door for Docker', [needsRoot()], () => {
   function held(): string[] {
     return mountsBelow(join(store.config.run, 'm')).map(({ mountPoint }) => mountPoint);
   }
+
+  it('keeps idle connections, and refuses what dockerd repeats without its body', async () => {
+    await open('overlay2');
+    const socket = connect(join(home, 'sock'));
+    const answers: string[] = [];
+    socket.setEncoding('utf8').on('data', (text: string) => answers.push(text));
+    const asked = (body: string): void => {
+      const head = `POST /GraphDriver.Exists HTTP/1.1\r\nhost: d\r\ncontent-length: ${body.length}\r\n\r\n`;
+      socket.write(head + body);
+    };
+    asked(JSON.stringify({ ID: base }));
+    // longer than Node keeps idle connections unless it is told otherwise
+    await setTimeout(7000);
+    asked(JSON.stringify({ ID: next }));
+    await expect.poll(() => answers.join('').match(/"Exists":false/g)?.length, PATIENCE).toBe(2);
+    socket.destroy();
+    for (const name of [
+      'Create',
+      'CreateReadWrite',
+      'Remove',
+      'Get',
+      'Put',
+      'Exists',
+      'GetMetadata',
+      'Changes',
+      'Diff',
+    ]) {
+      const { status, body } = await ask(`/GraphDriver.${name}`, Buffer.alloc(0));
+      expect(status, name).toBe(500);
+      expect(body.toString(), name).toContain(`${name} names no ID`);
+    }
+    expect([...store.engine.snapshots.list('docker')]).toEqual([]);
+  });
 
   describe.each(['erofs', 'overlay2', 'copy'] as const)('%s', (driver) => {
     beforeEach(() => open(driver));

@@ -9,7 +9,7 @@ import { lingerThenClose, Operations, shuttingDown } from '../http/operations.js
 import { DoorListener, type ListenerOptions } from '../listener.js';
 import type { DoorMetrics, Meter } from '../metrics.js';
 import { GraphDriver, type DockerEngine } from './graph-driver.js';
-import { VERBS, type VerbRequest } from './verbs.js';
+import { VERBS, WITHOUT_ID, type VerbRequest } from './verbs.js';
 
 export interface DockerDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
   engine: DockerEngine;
@@ -82,7 +82,8 @@ export class DockerDoor {
   }
 
   private createHttp(handler: (request: IncomingMessage, response: ServerResponse) => void): Server {
-    const server = createServer({ requestTimeout: 0 }, (request, response) => {
+    // Idle connections stay. dockerd repeats a request that meets the end of one, but without its body, which it has read.
+    const server = createServer({ requestTimeout: 0, keepAliveTimeout: 0 }, (request, response) => {
       this.operations.begin(response);
       handler(request, response);
     });
@@ -122,7 +123,11 @@ export class DockerDoor {
     });
     for (const [name, verb] of Object.entries(VERBS)) {
       app.post(`/GraphDriver.${name}`, async (request, reply) => {
-        const answer = await verb(this.driver, await bodyOf(request), this.operations.signalOf(reply.raw));
+        const answer = await verb(
+          this.driver,
+          checked(name, await bodyOf(request)),
+          this.operations.signalOf(reply.raw),
+        );
         return reply.type(PLUGIN_TYPE).send(answer);
       });
     }
@@ -130,7 +135,7 @@ export class DockerDoor {
 
   /** A tar; what fails on the way breaks the connection, so that dockerd does not take it for whole. */
   private async sendDiff(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    const { ID: id = '', Parent: parent = '' } = await bodyOf(request);
+    const { ID: id = '', Parent: parent = '' } = checked('Diff', await bodyOf(request));
     const source = await begun(this.driver.diff(id, parent, this.operations.signalOf(reply.raw)));
     reply.hijack();
     reply.raw.writeHead(200, { 'content-type': 'application/x-tar' });
@@ -181,6 +186,12 @@ async function bodyOf({ raw }: FastifyRequest): Promise<VerbRequest> {
   } catch (error) {
     throw invalid((error as Error).message);
   }
+}
+
+/** What dockerd repeats without its body must not be taken for a request about nothing. */
+function checked(verb: string, request: VerbRequest): VerbRequest {
+  if (WITHOUT_ID.has(verb) || (request.ID ?? '') !== '') return request;
+  throw invalid(`${verb} names no ID`);
 }
 
 function invalid(why: string): LayerdError {

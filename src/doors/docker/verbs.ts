@@ -55,6 +55,9 @@ export const VERBS: Record<string, Verb> = {
   DiffSize: async (driver, { ID: id = '', Parent: parent = '' }) => ({ Size: await driver.diffSize(id, parent) }),
 };
 
+/** Those that speak of the driver, or of all snapshots. */
+export const WITHOUT_ID: ReadonlySet<string> = new Set(['Init', 'Capabilities', 'Status', 'Cleanup']);
+
 function createRequest(request: VerbRequest) {
   const { ID: id = '', Parent: parent = '', MountLabel: mountLabel = '', StorageOpt: storageOptions } = request;
   return { id, parent, mountLabel, storageOptions: storageOptions ?? {} };
