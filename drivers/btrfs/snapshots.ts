@@ -1,11 +1,18 @@
 /**
  * Snapshots of the subvolumes of chains. Inodes keep number and ctime in a snapshot: what still has both as in the
- * chain's tree was not touched.
+ * chain's tree was not touched. A tree that was made again since has other times, which may by chance be those of a change.
  */
 import { mkdirSync, type BigIntStats } from 'node:fs';
 import { bytesOf, joinBytes, type ByteString } from '../../src/core/bytes.js';
 import type { Usage } from '../../src/core/words.js';
-import { createSnapshot, enableQuota, limitExclusive, subvolumeId, subvolumeUsage } from '../../src/linux/btrfs.js';
+import {
+  createSnapshot,
+  enableQuota,
+  isSnapshotOf,
+  limitExclusive,
+  subvolumeId,
+  subvolumeUsage,
+} from '../../src/linux/btrfs.js';
 import { syncfs } from '../../src/linux/sync.js';
 import { onlyLayers, type SnapshotSpec } from '../driver.js';
 import type { Disk } from '../trees/disk.js';
@@ -44,7 +51,10 @@ export class BtrfsSnapshots extends TreeSnapshots {
     }
   }
 
-  protected untouchedSince(_spec: SnapshotSpec, pristine: Disk): (path: ByteString, stat: BigIntStats) => boolean {
+  protected untouchedSince(spec: SnapshotSpec, pristine: Disk): (path: ByteString, stat: BigIntStats) => boolean {
+    const tree = this.trees.rootOf(onlyLayers(spec.stack));
+    const isFromIt = withDirectory(this.path(spec), (fd) => withDirectory(tree, (source) => isSnapshotOf(fd, source)));
+    if (!isFromIt) return () => false;
     return (path, stat) => {
       const before = pristine.stat(path);
       return before !== null && before.ino === stat.ino && before.ctimeNs === stat.ctimeNs;

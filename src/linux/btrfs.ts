@@ -23,6 +23,7 @@ const SUBVOL_SETFLAGS = ioctlNumber(WRITE, 26, 8);
 const QUOTA_CTL = ioctlNumber(READ + WRITE, 40, 16);
 const QGROUP_LIMIT = ioctlNumber(READ, 43, 48);
 const QUOTA_RESCAN_WAIT = ioctlNumber(0, 46, 0);
+const GET_SUBVOL_INFO = ioctlNumber(READ, 60, 504);
 
 const SUBVOL_RDONLY = 2n;
 
@@ -82,6 +83,18 @@ export function setReadOnly(fd: number, readOnly: boolean): void {
   const others = args.readBigUInt64LE(0) & ~SUBVOL_RDONLY;
   args.writeBigUInt64LE(others | (readOnly ? SUBVOL_RDONLY : 0n), 0);
   call(fd, SUBVOL_SETFLAGS, 'BTRFS_IOC_SUBVOL_SETFLAGS');
+}
+
+/** Whether the subvolume of one open file was made as a snapshot of that of the other. */
+export function isSnapshotOf(fd: number, source: number): boolean {
+  return uuidsOf(fd).parent.equals(uuidsOf(source).own);
+}
+
+/** Of struct btrfs_ioctl_get_subvol_info_args: uuid and parent_uuid, which is zero in what is no snapshot. */
+function uuidsOf(fd: number): { own: Buffer; parent: Buffer } {
+  args.fill(0);
+  call(fd, GET_SUBVOL_INFO, 'BTRFS_IOC_GET_SUBVOL_INFO');
+  return { own: Buffer.from(args.subarray(296, 312)), parent: Buffer.from(args.subarray(312, 328)) };
 }
 
 /** The id of the subvolume that an open file lies in; that of its quota group too. */

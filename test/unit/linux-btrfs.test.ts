@@ -8,6 +8,7 @@ import {
   destroySubvolume,
   enableQuota,
   isReadOnly,
+  isSnapshotOf,
   limitExclusive,
   setReadOnly,
   SUBVOLUME_ROOT_INO,
@@ -49,6 +50,9 @@ describeWith('btrfs', [needsRoot(), needsProgram('mkfs.btrfs', 'btrfs-progs')], 
       });
       expect(readFileSync(join(root, 'frozen/file'), 'utf8')).toBe('content');
       expect(() => writeFileSync(join(root, 'frozen/file'), '')).toThrow(/EROFS/);
+      const fromBase = (name: string): boolean =>
+        opened(join(root, name), (fd) => opened(join(root, 'base'), (base) => isSnapshotOf(fd, base)));
+      expect(['frozen', 'live', 'base'].map(fromBase)).toEqual([true, true, false]);
       writeFileSync(join(root, 'live/file'), 'changed');
       expect(readFileSync(join(root, 'base/file'), 'utf8')).toBe('content');
       for (const name of [bytesOf('base'), bytesOf('frozen'), bytesOf('live'), raw]) destroySubvolume(dir, name);
