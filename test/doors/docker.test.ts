@@ -120,6 +120,15 @@ describeWith('the door for Docker', [needsRoot()], () => {
     expect([...store.engine.snapshots.list('docker')]).toEqual([]);
   });
 
+  it('refuses what would lie on itself, or on each other', async () => {
+    await open('overlay2');
+    const created = (id: string, parent: string): Promise<Record<string, unknown>> =>
+      verb('Create', { ID: id, Parent: parent });
+    const answers = await Promise.all([created(base, base), created(next, box), created(box, next)]);
+    for (const answer of answers) expect(answer).toHaveProperty('Err');
+    await layer(base, '', BASE);
+  });
+
   describe.each(['erofs', 'overlay2', 'copy'] as const)('%s', (driver) => {
     beforeEach(() => open(driver));
 

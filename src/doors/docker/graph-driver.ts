@@ -64,14 +64,15 @@ export class GraphDriver {
   }
 
   /** A layer to be, or a container's root. */
-  create(request: CreateRequest, use: 'layer' | 'container'): Promise<void> {
+  async create(request: CreateRequest, use: 'layer' | 'container'): Promise<void> {
     const { id, parent, mountLabel, storageOptions } = request;
     if (mountLabel !== '') throw unsupported('SELinux labels of mounts', 'Run dockerd without --selinux-enabled.');
     const sizeLimit = sizeOf(storageOptions);
-    return this.locks.run(id, async () => {
+    // One lock at a time: two that name each other as their parents would wait for ever.
+    if (parent !== '' && this.find(id) === null) await this.seal(parent);
+    await this.locks.run(id, async () => {
       const there = this.find(id);
       if (there !== null) return sameOrRefused(there, parent);
-      if (parent !== '') await this.seal(parent);
       await this.engine.snapshots.prepare(nameOf(id), {
         parent: parent === '' ? null : parent,
         labels: use === 'layer' ? { [LAYER]: PENDING } : {},
