@@ -26,13 +26,7 @@ function rootTime({ path, attribute }: TreeDifference): boolean {
   return path === '.' && attribute === 'mtime';
 }
 
-const needs = [
-  ...needsFixture('tiny'),
-  ...needsFixture('deep'),
-  ...needsTreeListing(),
-  needsProgram('containerd'),
-  needsProgram('runc'),
-];
+const needs = [...needsFixture('tiny'), ...needsTreeListing(), needsProgram('containerd'), needsProgram('runc')];
 
 describeWith('containerd', needs, () => {
   let tiny: Fixture;
@@ -144,22 +138,6 @@ describeWith('containerd', needs, () => {
         expect(await rig.leftovers()).toEqual([]);
       }),
     4 * MINUTES,
-  );
-
-  it.each(DRIVERS)(
-    'runs a container on 124 layers by %s',
-    (driver) =>
-      ContainerdRig.with(driver, async (rig) => {
-        const deep = await fixture('deep');
-        await rig.import(deep.forms.ociArchive.path);
-        expect(await rig.snapshots()).toHaveLength(deep.layers.length);
-        const said = ['/bin/sh', '-c', 'echo on all of them'];
-        expect(await rig.container(imageRef('deep'), 'early', ...said)).toBe('on all of them\n');
-        await rig.converted();
-        expect(await rig.container(imageRef('deep'), 'late', ...said)).toBe('on all of them\n');
-        await expectNothingLeft(rig);
-      }),
-    6 * MINUTES,
   );
 
   it.each(DRIVERS)(
