@@ -138,14 +138,18 @@ function gcText(report: GcReport): string {
   ]);
   const list = removed.length === 0 ? '' : rows;
   const rest = pinnedText(pinned) + waitingText(waiting);
-  if (dryRun) return `${list}${removed.length} things would go, ${bytes(total)} would be freed${rest}\n`;
+  if (dryRun) return `${list}${things(removed.length)} would go, ${bytes(total)} would be freed${rest}\n`;
   const later = total > freed ? `, ${bytes(total - freed)} of it are still being unlinked` : '';
-  return `${list}${removed.length} things are gone, ${bytes(total)}${later}${rest}\n`;
+  return `${list}${things(removed.length)} ${removed.length === 1 ? 'is' : 'are'} gone, ${bytes(total)}${later}${rest}\n`;
 }
 
-function waitingText({ things, bytes: waiting }: GcReport['waiting']): string {
-  if (things === 0) return '';
-  return `\n${things} more, ${bytes(waiting)}, go when their grace period is over (--grace 0 takes them now)`;
+function things(count: number): string {
+  return `${count} ${count === 1 ? 'thing' : 'things'}`;
+}
+
+function waitingText({ things: count, bytes: waiting }: GcReport['waiting']): string {
+  if (count === 0) return '';
+  return `\n${count} more, ${bytes(waiting)}, go when their grace period is over (--grace 0 takes them now)`;
 }
 
 function pinnedText(pinned: number): string {
