@@ -39,7 +39,7 @@ function install() {
 /** Compiles when a source is newer than the last build. */
 function build() {
   const mark = `${root}dist/.built`;
-  const sources = ['scripts/build.mjs', 'src', 'drivers', 'test', 'bench', 'examples', 'package.json', 'tsconfig.json'];
+  const sources = ['scripts', 'src', 'drivers', 'test', 'bench', 'examples', 'package.json', 'tsconfig.json'];
   const find = ['find', [...sources, '-newer', mark, '-print', '-quit'], { cwd: root, encoding: 'utf8' }];
   if (existsSync(mark) && execFileSync(...find) === '') return;
   console.error('Compiling ...');

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /** The command line of layerd: the commands of src/cli on the client of src/client. */
 import { Command, CommanderError } from 'commander';
 import { buildCacheCommands } from './cli/build-cache.js';
@@ -45,11 +44,10 @@ process.stdout.on('error', (error) => {
   process.exit(EXIT.ok);
 });
 
-try {
-  await program.parseAsync(separated(program, process.argv.slice(2)), { from: 'user' });
-} catch (thrown) {
-  if (thrown instanceof CommanderError) process.exitCode = thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
-  else cli.fail(thrown);
-} finally {
-  cli.close();
-}
+program
+  .parseAsync(separated(program, process.argv.slice(2)), { from: 'user' })
+  .catch((thrown: unknown) => {
+    if (thrown instanceof CommanderError) process.exitCode = thrown.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    else cli.fail(thrown);
+  })
+  .finally(() => cli.close());

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /** The daemon's program: reads flags, then runs the daemon or prints its configuration. */
 import { Command, CommanderError, Option } from 'commander';
 import { dockerLines, PLUGIN_DIRECTORY, writeDockerPlugin } from './config/docker-plugin.js';
@@ -92,12 +91,10 @@ program
     process.stdout.write(`layerd ${VERSION} (Node.js ${process.version}, ${process.platform} ${process.arch})\n`);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
+program.parseAsync().catch((error: unknown) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
   else if (error instanceof LayerdError) {
     process.stderr.write(failureLine(error));
     process.exitCode = 1;
   } else throw error;
-}
+});

@@ -10,15 +10,18 @@ const ALL_PAGES = 2 ** 31 - 1;
 /** Problems that are told. */
 const TOLD = 20;
 
-try {
+run().then(
+  (result) => answer({ result }),
+  (thrown: unknown) => answer({ failed: toLayerdError(sqlError(thrown)).toBody() }),
+);
+
+async function run(): Promise<string[] | null> {
   const db = openReader(work.database);
   try {
-    answer({ result: work.task === 'backup' ? await backup(db, work.args.to) : integrity(db) });
+    return work.task === 'backup' ? await backup(db, work.args.to) : integrity(db);
   } finally {
     db.close();
   }
-} catch (thrown) {
-  answer({ failed: toLayerdError(sqlError(thrown)).toBody() });
 }
 
 /** SQLite's backup API, all of it in one step, so that what is written meanwhile cannot restart it. */

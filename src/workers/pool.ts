@@ -10,7 +10,6 @@
  * Threads start when they are needed and end when they have been idle for a while, but for those that a lane keeps:
  * starting one takes longer than a mount.
  */
-import { setFlagsFromString } from 'node:v8';
 import { Worker, type MessagePort } from 'node:worker_threads';
 import { LayerdError, toLayerdError } from '../core/errors.js';
 import type { JobArgs, JobName, JobResult } from './jobs.js';
@@ -50,12 +49,6 @@ interface Call {
 const IDLE_MS = 20_000;
 /** New objects of a thread. By default this grows to 48 MB in each, which saves no processor time here. */
 const YOUNG_MB = 12;
-/**
- * How much code V8 draws into a function that it optimises, in bytes; 920 by default. A fresh thread spends a quarter of an
- * import on optimising: with less drawn in that takes a third of it, and what is optimised runs as fast.
- */
-setFlagsFromString('--max-inlined-bytecode-size-cumulative=200');
-
 export class WorkerPool {
   private readonly lanes: Record<Lane, LaneQueue>;
 
