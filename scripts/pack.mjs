@@ -85,7 +85,8 @@ async function keepBytecode(bin) {
     for (let tries = 0; !existsSync(join(run, 'layerd.sock')) && tries < 200; tries += 1) await sleep(50);
     layerctl('load', smallImage(directory));
     const container = layerctl('create', 'build');
-    layerctl('mount', container);
+    writeFileSync(join(layerctl('mount', container), 'new'), 'new\n');
+    layerctl('changes', container);
     layerctl('unmount', container);
     layerctl('commit', container, 'build:committed');
     layerctl('ps');

@@ -13,9 +13,11 @@ const SCHEMA = {
     fd: { type: 'integer', minimum: 3, maximum: 99 },
     form: { type: 'string', enum: ['docker', 'oci'] },
     digest: { type: 'string', pattern: '^sha256:' },
+    list: { type: 'array', items: { type: 'string', minLength: 1 } },
     many: { anyOf: [{ type: 'string' }, { type: 'array', items: { type: 'string' } }] },
   },
 };
+const NULLABLE = { ...SCHEMA, type: ['object', 'null'] };
 const OPEN = { type: 'object', properties: { 'x-fd': { type: 'integer', minimum: 0 } } };
 
 const shared = { allErrors: false, removeAdditional: false, useDefaults: true, allowUnionTypes: true } as const;
@@ -44,6 +46,7 @@ const text = fc.oneof(
     '03',
     ' 7',
     '12345678901234567890',
+    'sha256:a',
   ),
   fc.string({ maxLength: 7, unit: 'grapheme' }),
 );
@@ -55,13 +58,17 @@ const value = fc.oneof(
   fc.constant(null),
   fc.array(text),
 );
-const keys = ['name', 'force', 'fd', 'form', 'digest', 'many', 'x-fd', 'other'] as const;
+const keys = ['name', 'force', 'fd', 'form', 'digest', 'list', 'many', 'x-fd', 'other'] as const;
 const record = (values: fc.Arbitrary<unknown>): fc.Arbitrary<Record<string, unknown>> =>
   fc.dictionary(fc.constantFrom(...keys), values, { noNullPrototype: true });
 
 describe('the check without the compiler', () => {
   it('takes nothing that the compiler refuses, and makes the same of it', () => {
-    const cases = fc.record({ schema: fc.constantFrom(SCHEMA, OPEN), convert: fc.boolean(), data: record(value) });
+    const cases = fc.record({
+      schema: fc.constantFrom(SCHEMA, NULLABLE, OPEN),
+      convert: fc.boolean(),
+      data: record(value),
+    });
     fc.assert(
       fc.property(cases, ({ schema, convert, data }) => {
         const found = structuredClone(data);
@@ -81,11 +88,11 @@ describe('the check without the compiler', () => {
     const query = { name: 'a', force: 'true', form: 'oci' };
     expect(isPlainlyRight(SCHEMA, query, true)).toBe(true);
     expect(query).toEqual({ name: 'a', force: true, form: 'oci' });
-    expect(isPlainlyRight(SCHEMA, { name: 'a', fd: 5 }, false)).toBe(true);
+    expect(isPlainlyRight(SCHEMA, { name: 'a', fd: 5, digest: 'sha256:0' }, false)).toBe(true);
+    expect(isPlainlyRight(NULLABLE, { name: 'a', list: ['b', 'c'] }, false)).toBe(true);
   });
 
   it('leaves to the compiler what it does not understand', () => {
-    expect(isPlainlyRight(SCHEMA, { name: 'a', digest: 'sha256:' }, false)).toBe(false);
     expect(isPlainlyRight(SCHEMA, { name: 'a', many: 'b' }, false)).toBe(false);
     expect(isPlainlyRight({ ...SCHEMA, minProperties: 1 }, { name: 'a' }, false)).toBe(false);
     expect(isPlainlyRight({ type: 'object', properties: { a: { type: 'string', default: 'b' } } }, {}, false)).toBe(
