@@ -27,6 +27,8 @@ export class WriteBehind {
       setTimeout(() => this.end(name), LONGEST_MS),
     );
     this.unpacking.get(idOf(name))?.unref();
+    // the thread that will sync at the commit: nobody is to wait for its start then
+    this.context.pool.prepare('unmount');
     if (this.ending === null) void this.run();
   }
 
