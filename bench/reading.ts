@@ -119,7 +119,8 @@ class ReadingBench {
     const daemon = await startDaemon(place, ['--driver', name, '--log-level', 'warn', ...flags]);
     this.closing.push(async () => {
       await daemon.stop();
-      await unmountBelow(home);
+      // not the disk itself
+      await unmountBelow(place);
     });
     return daemon;
   }

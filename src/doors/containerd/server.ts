@@ -5,20 +5,17 @@
 import type { Socket } from 'node:net';
 import type { Logger } from 'pino';
 import { lazily } from '../../core/lazily.js';
-import type { ConversionsApi, FindOriginal, SnapshotsApi } from '../../core/snapshots.js';
+import type { ConversionsApi, FindOriginal } from '../../core/snapshots.js';
 import { DoorListener, type ListenerOptions } from '../listener.js';
 import type { DoorMetrics } from '../metrics.js';
 import { Calls } from './calls.js';
 import { SPACE_PREFIX } from './labels.js';
-import type { GrpcService } from './service.js';
+import type { GrpcService, ServedParts } from './service.js';
 
-export interface ContainerdDoorOptions extends Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
-  snapshots: SnapshotsApi;
+export interface ContainerdDoorOptions extends ServedParts, Pick<ListenerOptions, 'at' | 'gid' | 'peerOf'> {
   conversions: ConversionsApi;
   log: Logger;
   metrics: DoorMetrics;
-  /** The socket of containerd itself, which has the blobs; null where it is not to be asked. */
-  containerd: string | null;
 }
 
 /** containerd notes at a blob what it was unpacked to just after the commit. */

@@ -1,10 +1,17 @@
 /** The gRPC services of the door, on connections that somebody else accepted. */
 import type { Socket } from 'node:net';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { SnapshotsApi } from '../../core/snapshots.js';
 import { diffMethods } from './diff-service.js';
 import type { Method, Watch } from './grpc.js';
-import type { ContainerdDoorOptions } from './server.js';
 import { snapshotMethods } from './snapshots-service.js';
+
+/** What is served. */
+export interface ServedParts {
+  snapshots: SnapshotsApi;
+  /** The socket of containerd itself, which has the blobs; null where it is not to be asked. */
+  containerd: string | null;
+}
 
 export interface GrpcService {
   /** Serves a connection. */
@@ -16,7 +23,7 @@ export interface GrpcService {
 /** Messages are small; lists go in blocks. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 
-export function openService({ snapshots, containerd }: ContainerdDoorOptions, watch: Watch): GrpcService {
+export function openService({ snapshots, containerd }: ServedParts, watch: Watch): GrpcService {
   const server = new Server({
     'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
     'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
