@@ -1,5 +1,5 @@
 // Loads the packed programs and their threads: each file with the bytecode that V8 made of it when it was built
-// (scripts/keep-code.cjs), where this is the same V8. Without it, or with another, the file is compiled as ever.
+// (scripts/keep-bytecode.cjs), where this is the same V8. Without it, or with another, the file is compiled as ever.
 const { readFileSync } = require('node:fs');
 const { createRequire } = require('node:module');
 const { setFlagsFromString } = require('node:v8');

@@ -1,21 +1,11 @@
 // Packs the two programs and their threads into few files, and keeps the bytecode of what a short run of them ran: finding,
 // reading, compiling and linking some three hundred modules one by one takes longer than all else that a start does
 // (bench/README.md).
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { rolldown } from 'rolldown';
 import { create } from 'tar';
@@ -49,60 +39,49 @@ export async function pack(out) {
     writeFileSync(`${bin}/${name}.js`, `#!/usr/bin/env node\nrequire('./load-packed.js').load('${name}.packed.js');\n`);
   }
   for (const program of PROGRAMS) chmodSync(`${bin}/${program}.js`, 0o755);
-  await keepBytecode(bin);
+  await keepBytecode(out);
 }
 
 /** Lets the programs do what they mostly do, once. Without it they only start slower, so that a failure is no more than said. */
-async function keepBytecode(bin) {
+async function keepBytecode(out) {
+  const { startDaemon } = await import(`${out}/examples/private-daemon.js`);
   const directory = mkdtempSync(join(tmpdir(), 'layerd-build-'));
-  const node = ['--require', scriptOf('keep-bytecode.cjs')];
-  const run = join(directory, 'run');
-  const flags = [
-    '--config',
-    join(directory, 'none.toml'),
-    '--root',
-    join(directory, 'root'),
-    '--run',
-    run,
-    '--log-level',
-    'error',
-  ];
-  writeFileSync(join(directory, 'none.toml'), '');
-  const daemon = spawn(process.execPath, [...node, `${bin}/layerd.js`, ...flags], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
-  const ended = new Promise((resolve) => daemon.once('exit', resolve));
+  const { NODE_OPTIONS } = process.env;
+  process.env.NODE_OPTIONS = `${NODE_OPTIONS ?? ''} --require ${JSON.stringify(scriptOf('keep-bytecode.cjs'))}`;
   try {
-    const layerctl = (...words) =>
-      execFileSync(
-        process.execPath,
-        [...node, `${bin}/layerctl.js`, '--socket', join(run, 'layerd.sock'), '-q', ...words],
-        {
-          encoding: 'utf8',
-          stdio: ['ignore', 'pipe', 'inherit'],
-        },
-      ).trim();
-    for (let tries = 0; !existsSync(join(run, 'layerd.sock')) && tries < 200; tries += 1) await sleep(50);
-    layerctl('load', smallImage(directory));
-    const container = layerctl('create', 'build');
-    writeFileSync(join(layerctl('mount', container), 'new'), 'new\n');
-    layerctl('changes', container);
-    layerctl('unmount', container);
-    layerctl('commit', container, 'build:committed');
-    layerctl('ps');
-    layerctl('images');
-    layerctl('rm', container);
-    layerctl('rmi', 'build', 'build:committed');
-    layerctl('gc');
-    await sleep(400);
+    const daemon = await startDaemon(directory);
+    try {
+      useOnce(`${out}/src/bin/layerctl.js`, daemon.socket, smallImage(directory));
+    } finally {
+      await daemon.stop();
+    }
   } catch (error) {
     console.error(`The programs are built, without bytecode of all they run: ${error.message}`);
   } finally {
-    daemon.kill('SIGTERM');
-    await ended;
+    if (NODE_OPTIONS === undefined) delete process.env.NODE_OPTIONS;
+    else process.env.NODE_OPTIONS = NODE_OPTIONS;
     unmountBelow(directory);
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+function useOnce(program, socket, image) {
+  const layerctl = (...words) =>
+    execFileSync(process.execPath, [program, '--socket', socket, '-q', ...words], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'inherit'],
+    }).trim();
+  layerctl('load', image);
+  const container = layerctl('create', 'build');
+  writeFileSync(join(layerctl('mount', container), 'new'), 'new\n');
+  layerctl('changes', container);
+  layerctl('unmount', container);
+  layerctl('commit', container, 'build:committed');
+  layerctl('ps');
+  layerctl('images');
+  layerctl('rm', container);
+  layerctl('rmi', 'build', 'build:committed');
+  layerctl('gc');
 }
 
 /** A mount outlives its daemon. */

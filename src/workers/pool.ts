@@ -49,6 +49,7 @@ interface Call {
 const IDLE_MS = 20_000;
 /** New objects of a thread. By default this grows to 48 MB in each, which saves no processor time here. */
 const YOUNG_MB = 12;
+
 export class WorkerPool {
   private readonly lanes: Record<Lane, LaneQueue>;
 

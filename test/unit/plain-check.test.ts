@@ -93,6 +93,8 @@ describe('the check without the compiler', () => {
   });
 
   it('leaves to the compiler what it does not understand', () => {
+    expect(isPlainlyRight(SCHEMA, { name: 'a', digest: 'md5:' }, false)).toBe(false);
+    expect(isPlainlyRight(SCHEMA, { name: 'a', list: [''] }, false)).toBe(false);
     expect(isPlainlyRight(SCHEMA, { name: 'a', many: 'b' }, false)).toBe(false);
     expect(isPlainlyRight({ ...SCHEMA, minProperties: 1 }, { name: 'a' }, false)).toBe(false);
     expect(isPlainlyRight({ type: 'object', properties: { a: { type: 'string', default: 'b' } } }, {}, false)).toBe(
