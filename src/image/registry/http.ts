@@ -138,8 +138,9 @@ export class Http {
       return new Answer(message, url, this.stallMs, method !== 'HEAD');
     } catch (error) {
       sent.destroy();
-      // a body that was sent whole may have been taken: who sends it has to ask how far it came
-      const maybeTaken = body !== undefined && sent.writableFinished;
+      // a body that was handed over whole may have been taken, whatever the socket has told of it by now: who sends it
+      // has to ask how far it came
+      const maybeTaken = body !== undefined && sent.writableEnded;
       if (sent.reusedSocket && isReset(error) && !maybeTaken) return null;
       throw error;
     } finally {
@@ -249,17 +250,21 @@ async function feed(
   wait: Wait,
   answered: Promise<IncomingMessage>,
 ): Promise<void> {
-  if (body === undefined) {
+  if (body === undefined || body.length === 0) {
     request.end();
     return;
   }
   let over = false;
   const stop = (): void => void (over = true);
   answered.then(stop, stop);
+  let left = body.length;
   for await (const chunk of body.open()) {
     if (over) return;
-    if (!request.write(chunk)) await Promise.race([drained(request), answered.then(stop, stop)]);
+    left -= chunk.length;
+    // with its last byte the body is whole for the server, so it has ended for us, too: before the source says so
+    if (left === 0) request.end(chunk);
+    else if (!request.write(chunk)) await Promise.race([drained(request), answered.then(stop, stop)]);
     wait.patience();
   }
-  request.end();
+  if (left !== 0) request.end();
 }
