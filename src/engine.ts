@@ -4,7 +4,6 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
-import type { ProbedDriver } from '../drivers/index.js';
 import type {
   ArchiveInput,
   CopyOptions,
@@ -47,6 +46,7 @@ import type { StoreContext } from './store/context.js';
 import { Discards } from './store/discards.js';
 import { Conversions } from './store/conversions.js';
 import { DiskReporter } from './store/disk-report.js';
+import { afterRestart, chooseDriver, requireDriver, type DriverChoice } from './store/driver-choice.js';
 import { EventLog } from './store/event-log.js';
 import { ImageFiles } from './store/image-files.js';
 import { Explainer } from './store/why.js';
@@ -62,6 +62,7 @@ import { Stock } from './store/stock.js';
 import { damagedLayers, recover, type RecoveryReport } from './store/recovery.js';
 import { Trees } from './store/trees.js';
 import { WriteBehind } from './store/write-behind.js';
+import { laneSizes } from './workers/lanes.js';
 import { WorkerPool } from './workers/pool.js';
 
 interface ArchiveParts {
@@ -76,13 +77,6 @@ const TOLD = 20;
 
 type Archives = Awaited<ReturnType<typeof openArchives>>;
 type Remotes = Awaited<ReturnType<typeof openRegistries>>;
-
-/** How the driver came to be chosen. */
-interface DriverChoice {
-  driver: words.DriverName;
-  reason: string;
-  probes: words.Info['drivers'];
-}
 
 export class Engine implements EngineApi {
   /** What the start found to put right. */
@@ -690,64 +684,12 @@ function kernelOf(): words.Info['kernel'] {
   };
 }
 
-/** Streams wait for their readers, so one thread has many of them. */
-function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<typeof WorkerPool>[1] {
-  // a thread more than there are processors would only have to warm up, too
-  const fetching = Math.min(registry.transfers, workers.bulk);
-  return {
-    short: { threads: workers.short, callsPerThread: 1, keep: 1 },
-    unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1 },
-    bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0 },
-    fetch: { threads: fetching, callsPerThread: Math.ceil(registry.transfers / fetching), keep: 0 },
-    stream: { threads: 2, callsPerThread: 64, keep: 0 },
-    sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0 },
-  };
-}
-
-/** One daemon per root: the lock goes with the process, however it ends. */
 function makeDirectories(places: Places): void {
   chmodSync(places.root, 0o700);
   const { layers, snapshots, trees, blobs, images, trash, empty } = places;
   for (const path of [dirname(places.database), layers, snapshots, trees, blobs, images, trash, empty])
     mkdirSync(path, { recursive: true, mode: 0o700 });
   for (const path of [places.layerMounts, places.merged]) mkdirSync(path, { recursive: true, mode: 0o700 });
-}
-
-/** `noted`: the driver that the store was migrated to, which is what `auto` means from then on, while it works. */
-function chooseDriver(
-  config: Pick<EngineConfig, 'driver'>,
-  probes: readonly ProbedDriver[],
-  noted: string | null,
-): DriverChoice {
-  const migrated = probes.find(({ available, name }) => available && name === noted);
-  const best = migrated ?? probes.find(({ available, auto }) => available && auto);
-  const wanted = requireDriver(
-    config.driver,
-    config.driver === 'auto' ? best : probes.find((probe) => probe.name === config.driver),
-  );
-  const gone = noted === null ? '' : ` (${noted}, to which the store was migrated, does not)`;
-  const chosen = migrated === undefined ? `the best that works here${gone}` : 'the store was migrated to it';
-  const how = config.driver === 'auto' ? chosen : 'configured';
-  return {
-    driver: wanted.name,
-    reason: `${how}: ${wanted.reason}`,
-    probes: probes.map(({ name, available, reason }) => ({ name, available, reason })),
-  };
-}
-
-function requireDriver(asked: EngineConfig['driver'], probed: ProbedDriver | undefined): ProbedDriver {
-  if (probed?.available === true) return probed;
-  const reason = probed?.reason ?? 'no driver works here';
-  throw new LayerdError('DRIVER_UNAVAILABLE', `the driver ${asked} cannot be used here: ${reason}`, {
-    details: { driver: asked },
-    hint: 'Use --driver auto, or --driver copy, which runs anywhere.',
-  });
-}
-
-function afterRestart(configured: EngineConfig['driver'], to: words.DriverName): string {
-  if (configured === to) return `a restart uses ${to} for what is new: it is configured`;
-  if (configured === 'auto') return `a restart uses ${to} for what is new: driver = "auto" follows the last migration`;
-  return `a restart uses ${configured} for what is new, since that is configured: set driver = "${to}" or "auto"`;
 }
 
 async function tellRecovery(context: StoreContext, recovery: RecoveryReport, began: number): Promise<void> {

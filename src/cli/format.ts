@@ -82,3 +82,8 @@ export function facts(pairs: readonly (readonly [string, string])[]): string {
   const width = Math.max(...pairs.map(([key]) => key.length)) + 1;
   return pairs.map(([key, value]) => `${`${key}:`.padEnd(width + 1)}${value}\n`).join('');
 }
+
+/** `1 layer`, `2 layers`. */
+export function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? '' : 's'}`;
+}

@@ -37,6 +37,8 @@ export class ProgressView {
 
   update(progress: Progress): void {
     const key = `${progress.phase} ${progress.subject}`;
+    // its turn has come
+    if (progress.phase !== 'queue') this.steps.delete(`queue ${progress.subject}`);
     const seen = this.steps.get(key);
     this.steps.set(key, { ...progress, began: seen?.began ?? this.now(), from: seen?.from ?? progress.done });
     if (this.screen.isTTY === true) this.draw(false);
@@ -74,6 +76,7 @@ export class ProgressView {
   private line(step: Step, width: number): string {
     const { phase, done, total } = step;
     const name = label(step).padEnd(22);
+    if (phase === 'queue') return `${name} waits for its turn`;
     if (TOLD.has(phase)) return `${name} ${amount(done, step)}`;
     const seconds = (this.now() - step.began) / 1000;
     const rate = seconds > 0 ? (done - step.from) / seconds : 0;

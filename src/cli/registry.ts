@@ -5,7 +5,7 @@ import { parsePlatform } from '../core/platform.js';
 import type { CopyResult, Credentials, PushCompression, PushResult } from '../core/words.js';
 import type { Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
-import { bytes } from './format.js';
+import { bytes, counted } from './format.js';
 import { unpackArchive, writeArchive } from './sink.js';
 import { loadedNames, loadSummary } from './images.js';
 
@@ -129,7 +129,7 @@ function registryRef(text: string): string {
 }
 
 function copySummary({ copied, mounted, present, bytesCopied, digest }: CopyResult): string {
-  return `${copied} blobs sent, ${mounted} taken over, ${present} already there (${bytes(bytesCopied)} sent); ${digest}`;
+  return `${counted(copied, 'blob')} sent, ${mounted} taken over, ${present} already there (${bytes(bytesCopied)} sent); ${digest}`;
 }
 
 /** The ways to say who one is; without them the daemon looks into its Docker configuration file. */

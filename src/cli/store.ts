@@ -4,7 +4,7 @@ import { parseDuration } from '../core/units.js';
 import type { CheckReport, DiskReport, DriverName, GcReport, Lease, MigrateReport, WhyReport } from '../core/words.js';
 import { collect, labels, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
-import { age, bytes, shortId, table } from './format.js';
+import { age, bytes, counted, shortId, table } from './format.js';
 import { sweepRuns } from './oci/runs.js';
 import { refuseTerminal, writeArchive } from './sink.js';
 
@@ -168,12 +168,12 @@ function checkText({ ok, problems, layersChecked, bytesRead, unverifiable }: Che
     ...(affects.length === 0 ? [] : [`  affects ${affects.map(shortId).join(', ')}\n`]),
     ...(hint === '' || repaired ? [] : [`  ${hint}\n`]),
   ]);
-  const verdict = ok ? 'everything is right' : `${problems.length} problems`;
+  const verdict = ok ? 'everything is right' : counted(problems.length, 'problem');
   const live =
     unverifiable.length === 0
       ? ''
-      : `; what ${unverifiable.length} containers wrote cannot be verified against anything`;
-  return `${lines.join('')}${layersChecked} layers, ${bytes(bytesRead)} read: ${verdict}${live}\n`;
+      : `; what ${counted(unverifiable.length, 'container')} wrote cannot be verified against anything`;
+  return `${lines.join('')}${counted(layersChecked, 'layer')}, ${bytes(bytesRead)} read: ${verdict}${live}\n`;
 }
 
 function migrateText({
@@ -187,8 +187,8 @@ function migrateText({
 }: MigrateReport): string {
   const failed = failures.map(({ diffId, code, message }) => `${code} ${shortId(diffId)}: ${message}\n`);
   const left = chainsLeft === 0 ? '' : `, ${chainsLeft} chains stay where they are`;
-  const alive = containers.length === 0 ? '' : `${containers.length} containers stay where they are until removed\n`;
-  return `${failed.join('')}${layers} layers, ${bytes(size)} copied to ${to}${left}\n${alive}${afterRestart}\n`;
+  const alive = containers.length === 0 ? '' : `${counted(containers.length, 'container')} left where it lies until removed\n`;
+  return `${failed.join('')}${counted(layers, 'layer')}, ${bytes(size)} copied to ${to}${left}\n${alive}${afterRestart}\n`;
 }
 
 function whyText({ paths, conclusion }: WhyReport): string {

@@ -6,7 +6,7 @@ import type { EngineEvent, Info } from '../core/words.js';
 import type { Cli } from './cli.js';
 import { completionScript, namesOf } from './completion.js';
 import { EXIT, UsageError } from './exit-codes.js';
-import { age, facts } from './format.js';
+import { age, counted, facts } from './format.js';
 
 interface EventFlags {
   since?: string;
@@ -87,7 +87,12 @@ function infoText(info: Info): string {
     ),
     ['kernel', `${info.kernel.release} ${features.join(' ')}`],
     ['inflater', info.inflater],
-    ['holds', `${images} images, ${layers} layers, ${containers} containers, ${leases} leases`],
+    ['holds', [
+        counted(images, 'image'),
+        counted(layers, 'layer'),
+        counted(containers, 'container'),
+        counted(leases, 'lease'),
+      ].join(', ')],
     ['event loop', `99 % of delays below ${info.eventLoopDelayP99Ms.toFixed(1)} ms`],
   ]);
 }

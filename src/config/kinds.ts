@@ -11,6 +11,8 @@ export interface Kind<T> {
   fromToml(value: unknown): T | undefined;
   /** As a TOML literal. */
   toToml(value: T): string;
+  /** What may be shown of a value that can hold a secret. */
+  shown?(value: T): T;
 }
 
 /** A string, whatever it says. */
@@ -44,14 +46,14 @@ export const loopbackOrOff: Kind<string> = parsed(
 );
 
 /** The address of an HTTP proxy, or `off`. Without a scheme it is spoken to without TLS, as everywhere. */
-export const proxyOrOff: Kind<string> = parsed(
-  'the address of an HTTP proxy such as "http://proxy.example:3128", or "off"',
-  (given) => {
+export const proxyOrOff: Kind<string> = {
+  ...parsed('the address of an HTTP proxy such as "http://proxy.example:3128", or "off"', (given) => {
     if (given === 'off' || given === '') return 'off';
     const address = given.includes('://') ? given : `http://${given}`;
     return /^https?:\/\/[^/]/.test(address) && URL.canParse(address) ? address : undefined;
-  },
-);
+  }),
+  shown: withoutPassword,
+};
 
 export const flag: Kind<boolean> = {
   expects: 'true or false',
@@ -132,4 +134,9 @@ function parsed<T extends string>(expects: string, parse: (given: string) => T |
 /** A TOML basic string escapes as JSON does, and DEL besides. */
 function tomlString(value: string): string {
   return JSON.stringify(value).replaceAll('\u007f', '\\u007f');
+}
+
+/** The place of a password stays visible: who reads it sees that there is one. */
+function withoutPassword(address: string): string {
+  return address.replace(/^(\w+:\/\/[^/@:]*):[^/]*@/, '$1:***@');
 }

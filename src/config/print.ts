@@ -1,6 +1,14 @@
 /** The effective configuration for `layerd config`: as TOML that could be used as the file, or as JSON. */
 import type { Configuration, Origin } from './load.js';
-import { environmentName, flagName, SETTING_LIST, type SettingKey, type SettingValue } from './settings.js';
+import {
+  environmentName,
+  flagName,
+  SETTING_LIST,
+  SETTINGS,
+  type Setting,
+  type SettingKey,
+  type SettingValue,
+} from './settings.js';
 
 /** TOML with what each setting means and where its value came from as comments. */
 export function printToml(configuration: Configuration): string {
@@ -12,10 +20,9 @@ export function printToml(configuration: Configuration): string {
       section = table;
       lines.push(`[${table}]`);
     }
-    const value = configuration.settings[key];
     lines.push(
       ...wrap(setting.doc, 110).map((line) => `# ${line}`),
-      `${name} = ${setting.kind.toToml(value)}  # ${describeOrigin(configuration, key)}`,
+      `${name} = ${setting.kind.toToml(shown(configuration, key))}  # ${describeOrigin(configuration, key)}`,
       '',
     );
   }
@@ -37,7 +44,7 @@ export interface PrintedSetting {
 export function printData(configuration: Configuration): PrintedSetting[] {
   return SETTING_LIST.map(([key, { doc, reloads }]) => ({
     key,
-    value: configuration.settings[key],
+    value: shown(configuration, key),
     origin: configuration.origins.get(key)?.origin ?? 'default',
     where: configuration.origins.get(key)?.where ?? '',
     environment: environmentName(key),
@@ -45,6 +52,13 @@ export function printData(configuration: Configuration): PrintedSetting[] {
     reloads,
     doc,
   }));
+}
+
+/** Without its secret, if it has one. */
+function shown(configuration: Configuration, key: SettingKey): SettingValue {
+  const { kind } = SETTINGS[key] as Setting<SettingValue>;
+  const value = configuration.settings[key];
+  return kind.shown?.(value) ?? value;
 }
 
 function describeOrigin(configuration: Configuration, key: SettingKey): string {

@@ -106,7 +106,7 @@ export const SETTINGS = {
   'http.stall_timeout': setting(
     duration,
     60_000,
-    'A body, up or down, that stands still this long because of its client is given up. There is no limit in total.',
+    'A body, up or down, that stands still this long because of its client is given up, and so is a blob that containerd has. There is no limit in total.',
   ),
   'gc.interval': reloading(
     duration,

@@ -25,6 +25,7 @@ export interface Progress {
     | 'present'
     | 'resume'
     | 'wait'
+    | 'queue'
     | 'sync'
     | 'image'
     | 'save'

@@ -65,7 +65,8 @@ type Opener = (parts: DoorParts, at: Address) => Promise<Door>;
 const OPENERS: Record<DoorName, Opener> = {
   containerd: async ({ engine, log, settings, gid, metrics }, at) => {
     const { ContainerdDoor } = await import('../doors/containerd/server.js');
-    const containerd = settings.containerd_address === 'off' ? null : settings.containerd_address;
+    const socket = settings.containerd_address;
+    const containerd = socket === 'off' ? null : { socket, stallMs: settings['http.stall_timeout'] };
     const { snapshots, conversions } = engine;
     return ContainerdDoor.open({ at, gid, peerOf, log, metrics, snapshots, conversions, containerd });
   },

@@ -22,6 +22,8 @@ export interface ListenerOptions {
   at: { path: string } | { fd: number };
   /** Group of the socket; null leaves it the daemon's. */
   gid: number | null;
+  /** HTTP/1 answers a client that has closed its own direction already. Without this the connection ends with that. */
+  halfOpen: boolean;
   log: Logger;
   /** Who connected; null where the platform cannot tell, and then the mode of the socket alone decides. */
   peerOf: (socket: Socket) => Peer | null;
@@ -53,8 +55,7 @@ export class DoorListener {
   private constructor(options: ListenerOptions) {
     this.options = options;
     this.gid = options.gid;
-    // http and http2 want to see the other side's end for themselves
-    this.server = createServer({ allowHalfOpen: true }, (socket) => this.connected(socket));
+    this.server = createServer({ allowHalfOpen: options.halfOpen }, (socket) => this.connected(socket));
     this.server.maxConnections = MAX_CONNECTIONS;
     this.server.on('drop', () => this.refuse('too many connections', null));
   }

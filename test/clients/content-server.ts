@@ -10,15 +10,19 @@ type Listed = Of<typeof messages.ContentListRequest>;
 export class ContentServer {
   private readonly server = new Server();
 
-  /** `blobs` by digest. */
-  static async start(socket: string, blobs: ReadonlyMap<string, Buffer>): Promise<ContentServer> {
+  /** `blobs` by digest; of those in `halting` the bytes come, and no end. */
+  static async start(
+    socket: string,
+    blobs: ReadonlyMap<string, Buffer>,
+    halting: ReadonlySet<string> = new Set(),
+  ): Promise<ContentServer> {
     const content = new ContentServer();
     const read: handleServerStreamingCall<Read, Of<typeof messages.ReadResponse>> = (call) => {
       const data = blobs.get(call.request.digest);
       if (data === undefined) call.emit('error', { code: 5, details: `no blob ${call.request.digest}` });
       else {
         call.write({ offset: 0, data });
-        call.end();
+        if (!halting.has(call.request.digest)) call.end();
       }
     };
     const list: handleServerStreamingCall<Listed, Of<typeof messages.ContentListResponse>> = (call) => void call.end();

@@ -43,7 +43,7 @@ export class Doors {
       at: { path: socket('snapshots') },
       snapshots,
       conversions,
-      containerd: socket('content'),
+      containerd: { socket: socket('content'), stallMs: 60_000 },
     });
     const docker = await DockerDoor.open({ ...common, at: { path: socket('docker') }, engine, stallMs: 60_000 });
     return new Doors({ containerd: socket('snapshots'), docker: socket('docker') }, [

@@ -133,6 +133,20 @@ describe('progress', () => {
     expect(written()).toBe(`layer ${shortId(layer)}: 100 B\npresent ${shortId(sha256('other'))}: already there\n`);
   });
 
+  it('tells what waits for its turn, until that comes', () => {
+    const { view: shown, tick, written } = view(true);
+    shown.update(step(0, 100, { phase: 'queue' }));
+    expect(written()).toContain(`queue ${shortId(layer)}`.padEnd(22) + ' waits for its turn');
+    tick(200);
+    const before = written().length;
+    shown.update(step(50, 100));
+    expect(written().slice(before)).not.toContain('queue');
+    const { view: piped, written: lines } = view(false);
+    piped.update(step(0, 100, { phase: 'queue' }));
+    piped.end();
+    expect(lines()).toBe('');
+  });
+
   it('shortens what members of archives are called', () => {
     const { view: shown, written } = view(false);
     const hex = layer.slice('sha256:'.length);

@@ -78,6 +78,16 @@ describe('layers of configuration', () => {
     expect(complaint('', { env: { HTTPS_PROXY: 'socks5://x' } })).toContain('HTTPS_PROXY is "socks5://x"');
   });
 
+  it('shows no password of a proxy', () => {
+    const env = { HTTPS_PROXY: 'http://name:pa:ss@proxy.example:3128', HTTP_PROXY: 'http://only-a-name@proxy.example' };
+    const configuration = load('', { env });
+    expect(configuration.settings['registry.https_proxy']).toBe(env.HTTPS_PROXY);
+    const printed = `${printToml(configuration)}${JSON.stringify(printData(configuration))}`;
+    expect(printed).not.toContain('pa:ss');
+    expect(printed).toContain('https_proxy = "http://name:***@proxy.example:3128"');
+    expect(printed).toContain('http_proxy = "http://only-a-name@proxy.example"');
+  });
+
   it('puts the socket into the run directory, wherever that was set', () => {
     expect(load('run = "/run/other"').settings.http_socket).toBe('/run/other/layerd.sock');
     expect(load('', { env: { LAYERD_RUN: '/x' } }).settings.http_socket).toBe('/x/layerd.sock');

@@ -3,6 +3,7 @@ import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { status } from '@grpc/grpc-js';
 import { isDigest, type Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
+import { withStallLimit } from '../../core/stall.js';
 import {
   CONTENT,
   ContentListRequest,
@@ -16,6 +17,14 @@ import {
 } from './messages.js';
 import type { Message, Of } from './protobuf.js';
 
+/** containerd itself, which has the blobs. */
+export interface ContainerdAddress {
+  /** Its socket. */
+  socket: string;
+  /** A blob on its way that stands still this long because of containerd is given up. */
+  stallMs: number;
+}
+
 /** A blob to be written, once its bytes are through. */
 export interface BlobWrite {
   ref: string;
@@ -27,11 +36,13 @@ const WRITE_BYTES = 2 * 1024 * 1024;
 
 export class ContentStore {
   private readonly client: Client;
+  private readonly stallMs: number;
   private readonly metadata = new Metadata();
 
   /** `namespace`: containerd's, whose blobs are seen. */
-  constructor(address: string, namespace: string) {
-    this.client = new Client(`unix:${address}`, credentials.createInsecure(), {
+  constructor({ socket, stallMs }: ContainerdAddress, namespace: string) {
+    this.stallMs = stallMs;
+    this.client = new Client(`unix:${socket}`, credentials.createInsecure(), {
       'grpc.max_receive_message_length': 32 * 1024 * 1024,
     });
     this.metadata.set('containerd-namespace', namespace);
@@ -71,7 +82,7 @@ export class ContentStore {
     const answers = (call as AsyncIterable<Of<typeof WriteResponse>>)[Symbol.asyncIterator]();
     const ask = async (request: Partial<Of<typeof WriteRequest>>): Promise<Of<typeof WriteResponse>> => {
       call.write({ action: 0, ref, total: 0, expected: '', offset: 0, data: Buffer.alloc(0), labels: {}, ...request });
-      const { value, done } = await answers.next();
+      const { value, done } = await this.soon(answers.next());
       if (done === true) throw new LayerdError('STREAM_BROKEN', 'containerd ended the writing of a blob');
       return value;
     };
@@ -86,11 +97,18 @@ export class ContentStore {
       }
       await ask({ action: WRITE.commit, offset: size, total: size, expected: digest(), labels: labels() });
     } catch (thrown) {
-      if (!isStatus(thrown, status.ALREADY_EXISTS)) throw contentError(thrown);
+      if (!isStatus(thrown, status.ALREADY_EXISTS)) {
+        call.cancel();
+        throw contentError(thrown);
+      }
     } finally {
       call.end();
     }
     return { digest: digest(), size };
+  }
+
+  private soon<T>(answer: Promise<T>): Promise<T> {
+    return withStallLimit(answer, this.stallMs, () => stalled(this.stallMs));
   }
 
   private async *stream<Q, A>(
@@ -110,7 +128,9 @@ export class ContentStore {
     const cancel = (): void => call.cancel();
     signal?.addEventListener('abort', cancel);
     try {
-      yield* call as AsyncIterable<A>;
+      const answers = (call as AsyncIterable<A>)[Symbol.asyncIterator]();
+      for (let next = await this.soon(answers.next()); next.done !== true; next = await this.soon(answers.next()))
+        yield next.value;
     } catch (thrown) {
       throw contentError(thrown);
     } finally {
@@ -118,6 +138,13 @@ export class ContentStore {
       call.cancel();
     }
   }
+}
+
+function stalled(limitMs: number): LayerdError {
+  return new LayerdError('TIMEOUT', `containerd's content store stood still for ${limitMs} ms`, {
+    details: { limitMs },
+    hint: 'Look at what containerd is doing. http.stall_timeout is how long it may take.',
+  });
 }
 
 /** A digest that containerd gave, if it is one that we take. */

@@ -9,7 +9,7 @@ import { createGzip } from 'node:zlib';
 import { digestFromHex, isDigest, type Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
 import type { SnapshotName, SnapshotsApi } from '../../core/snapshots.js';
-import { ContentStore } from './content.js';
+import { type ContainerdAddress, ContentStore } from './content.js';
 import { unary, type Method } from './grpc.js';
 import { SPACE_PREFIX, UNCOMPRESSED } from './labels.js';
 import {
@@ -30,8 +30,7 @@ const TAR_GZIP = `${TAR}+gzip`;
 const LAYER =
   /^application\/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar(\+gzip|\+zstd)?|docker\.image\.rootfs\.(diff|foreign\.diff)\.tar(\.gzip|\.zstd)?)$/;
 
-/** `containerd`: the socket of containerd, which has the content store. */
-export function diffMethods(api: SnapshotsApi, containerd: string): Method[] {
+export function diffMethods(api: SnapshotsApi, containerd: ContainerdAddress): Method[] {
   return [
     unary(`${DIFF}Apply`, ApplyRequest, ApplyResponse, async (request, signal) => ({
       applied: await apply(api, containerd, request, signal),
@@ -44,7 +43,7 @@ export function diffMethods(api: SnapshotsApi, containerd: string): Method[] {
 
 async function apply(
   api: SnapshotsApi,
-  containerd: string,
+  containerd: ContainerdAddress,
   { diff: blob, mounts }: Of<typeof ApplyRequest>,
   signal: AbortSignal,
 ): Promise<Descriptor> {
@@ -59,7 +58,7 @@ async function apply(
 
 async function diff(
   api: SnapshotsApi,
-  containerd: string,
+  containerd: ContainerdAddress,
   { left, right, mediaType, ref, labels }: Of<typeof DiffRequest>,
   signal: AbortSignal,
 ): Promise<Descriptor> {

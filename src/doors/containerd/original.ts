@@ -2,7 +2,7 @@
 import { access } from 'node:fs/promises';
 import { chainId, isDigest } from '../../core/digest.js';
 import type { FindOriginal } from '../../core/snapshots.js';
-import { ContentStore, digestOf } from './content.js';
+import { type ContainerdAddress, ContentStore, digestOf } from './content.js';
 import { REF, UNCOMPRESSED } from './labels.js';
 
 /**
@@ -10,12 +10,12 @@ import { REF, UNCOMPRESSED } from './labels.js';
  * that the snapshot is said to be. That is a claim of containerd's: reading the blob proves it, or not.
  */
 export async function findOriginal(
-  address: string,
+  address: ContainerdAddress,
   { key, labels, parentChain }: Parameters<FindOriginal>[0],
 ): ReturnType<FindOriginal> {
   // containerd names what it unpacked by its chain ID, and does not always say so in a label
   const ref = labels[REF] ?? ownName(key);
-  if (!isDigest(ref) || !(await isThere(address))) return null;
+  if (!isDigest(ref) || !(await isThere(address.socket))) return null;
   const store = new ContentStore(address, namespaceOf(key));
   try {
     for (const blob of await store.list(`labels."${UNCOMPRESSED}"`)) {
@@ -32,7 +32,7 @@ export async function findOriginal(
 
 /** The bytes of a blob, over a connection of their own. */
 export async function* readBlob(
-  address: string,
+  address: ContainerdAddress,
   key: string,
   digest: string,
   signal: AbortSignal,

@@ -54,7 +54,7 @@ export class ContainerdDoor {
     // gRPC tells why a call fails, not why a connection does: who is refused tries again later
     const accept: ListenerOptions['accept'] = (socket, _peer, refusal) =>
       void (refusal === null ? door.accept(socket) : socket.destroy());
-    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
+    door.listener = await DoorListener.open({ at, gid, peerOf, halfOpen: false, log, accept });
     return door;
   }
 

@@ -50,7 +50,7 @@ export class DockerDoor {
     const door = new DockerDoor(options);
     const { at, gid, peerOf, log } = options;
     const accept: ListenerOptions['accept'] = (socket, _peer, refusal) => void door.accept(socket, refusal);
-    door.listener = await DoorListener.open({ at, gid, peerOf, log, accept });
+    door.listener = await DoorListener.open({ at, gid, peerOf, halfOpen: true, log, accept });
     return door;
   }
 

@@ -1,6 +1,7 @@
 /** Bodies that stream: back-pressure both ways, and an idle limit instead of a total one. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { LayerdError } from '../../core/errors.js';
+import { withStallLimit } from '../../core/stall.js';
 
 /**
  * The body of a request, read as fast as its consumer takes it. Only the time that the client lets us wait counts: a
@@ -47,18 +48,6 @@ export async function begun<T>(source: AsyncIterable<T>): Promise<AsyncIterable<
       await iterator.return?.();
     }
   })();
-}
-
-async function withStallLimit<T>(work: Promise<T>, limitMs: number, error: () => LayerdError): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const limit = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(error()), limitMs);
-  });
-  try {
-    return await Promise.race([work, limit]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 function drained(response: ServerResponse): Promise<void> {

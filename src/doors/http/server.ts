@@ -101,6 +101,7 @@ export class HttpDoor {
       at,
       gid,
       peerOf,
+      halfOpen: true,
       log,
       accept: (...connection) => door.accept(...connection),
     });

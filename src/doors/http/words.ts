@@ -117,6 +117,7 @@ export const COMPONENTS: Record<string, Schema> = {
       'present',
       'resume',
       'wait',
+      'queue',
       'sync',
       'image',
       'save',

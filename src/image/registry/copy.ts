@@ -68,7 +68,12 @@ export class Copier {
       result[how] += 1;
       if (how === 'copied') result.bytesCopied += blob.size;
     };
-    const sending = graph.blobs.map((blob) => this.parts.registries.transfers.run(() => send(blob)));
+    const sending = graph.blobs.map((blob) =>
+      this.parts.registries.transfers.run(
+        () => send(blob),
+        () => watch.onQueue(blob.digest, blob.size),
+      ),
+    );
     for (const one of sending) one.catch((error: unknown) => stop.abort(error));
     await Promise.allSettled(sending);
     if (stop.signal.aborted) throw stop.signal.reason;

@@ -1,6 +1,7 @@
 /** One registry, or a mirror of one: requests with the authorization that it wants, tried again while failures may pass. */
 import { setMaxListeners } from 'node:events';
 import type { OnProgress } from '../../core/api.js';
+import type { Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
 import type { Credentials } from '../../core/words.js';
 import type { Answer } from './answer.js';
@@ -21,15 +22,18 @@ const NOBODY_THERE = new Set<unknown>(['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED',
 export interface TransferWatch {
   signal: AbortSignal;
   onPause: OnPause;
+  /** A transfer waits until others are done. */
+  onQueue: (subject: Digest, total: number) => void;
 }
 
-/** A watch whose pauses are told as progress: what is waited for, and for how many milliseconds. */
+/** A watch whose pauses are told as progress: what is waited for, and for how many milliseconds; and so is what has to wait its turn. */
 export function transferWatch(progress: OnProgress, signal: AbortSignal): TransferWatch {
   const onPause = (error: LayerdError, pauseMs: number): void =>
     progress({ phase: 'wait', subject: error.message, done: Math.round(pauseMs), total: Math.round(pauseMs) });
   // each transfer listens
   setMaxListeners(0, signal);
-  return { signal, onPause };
+  const onQueue = (subject: Digest, total: number): void => progress({ phase: 'queue', subject, done: 0, total });
+  return { signal, onPause, onQueue };
 }
 
 export interface Ask {

@@ -108,7 +108,8 @@ export class RegistryMembers implements ArchiveMembers {
       if (digest === undefined || size === undefined) throw missingLayer(this.origin.label, path, wanted);
       const fetch = (offset: number): AsyncGenerator<Buffer> =>
         download(this.places, { digest, size }, offset, { ...this.watch, signal });
-      return this.transfers.run(() => ingestNamed(this.host, { fetch, length: size }, wanted, signal));
+      const ingest = (): Promise<ObtainedLayer> => ingestNamed(this.host, { fetch, length: size }, wanted, signal);
+      return this.transfers.run(ingest, () => this.watch.onQueue(wanted.diffId, size));
     });
   }
 

@@ -112,7 +112,8 @@ export class Pusher {
       const parts = { context: this.context, layers: this.parts.layers, host, config: registries.config };
       const one = new LayerPush(parts, target, row, original?.layers[position] ?? null);
       const key = `${target.repository.label} ${row.diff_id}`;
-      const sending = this.locks.run(key, () => registries.transfers.run(() => one.send()));
+      const onQueue = (): void => target.watch.onQueue(row.diff_id, row.size);
+      const sending = this.locks.run(key, () => registries.transfers.run(() => one.send(), onQueue));
       sending.catch((error: unknown) => stop.abort(error));
       sent.set(row.diff_id, sending);
     }

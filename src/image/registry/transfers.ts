@@ -7,9 +7,13 @@ export class Transfers {
     this.free = atOnce;
   }
 
-  async run<T>(work: () => Promise<T>): Promise<T> {
+  /** `onWait` is called where the work has to wait. */
+  async run<T>(work: () => Promise<T>, onWait: () => void): Promise<T> {
     if (this.free > 0) this.free -= 1;
-    else await new Promise<void>((resolve) => this.waiting.push(resolve));
+    else {
+      onWait();
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
+    }
     try {
       return await work();
     } finally {
