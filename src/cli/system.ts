@@ -87,12 +87,15 @@ function infoText(info: Info): string {
     ),
     ['kernel', `${info.kernel.release} ${features.join(' ')}`],
     ['inflater', info.inflater],
-    ['holds', [
+    [
+      'holds',
+      [
         counted(images, 'image'),
         counted(layers, 'layer'),
         counted(containers, 'container'),
         counted(leases, 'lease'),
-      ].join(', ')],
+      ].join(', '),
+    ],
     ['event loop', `99 % of delays below ${info.eventLoopDelayP99Ms.toFixed(1)} ms`],
   ]);
 }

@@ -456,7 +456,8 @@ describe('the socket', () => {
       at: { path: socket },
       gid: null,
       log: pino({ level: 'silent' }),
-      halfOpen: true, peerOf: () => null,
+      halfOpen: true,
+      peerOf: () => null,
       accept: () => undefined,
     };
     await expect(DoorListener.open(again)).rejects.toMatchObject({ code: 'SOCKET_IN_USE' });
