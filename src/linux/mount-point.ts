@@ -27,6 +27,15 @@ export function removeMountPoint(path: string, options: { force: boolean }): voi
   }
 }
 
+/** Nothing is mounted at `path` any more: detached, or taken away by others meanwhile, with its directory perhaps. */
+export function detach(path: string): void {
+  try {
+    umount(bytesOf(path), { detach: true });
+  } catch (thrown) {
+    if (!isErrno(thrown, 'ENOENT', 'EINVAL')) throw thrown;
+  }
+}
+
 function unmount(path: string, force: boolean): void {
   try {
     umount(bytesOf(path), { detach: force });

@@ -22,7 +22,7 @@ import { emptyTrash, moveToTrash, setAside, type Emptied, type TrashList } from 
 import type { Measure } from '../disk/usage.js';
 import { AT_FDCWD, RENAME, renameat } from '../linux/files.js';
 import { linuxAvailable } from '../linux/libc.js';
-import { umount } from '../linux/mount.js';
+import { detach } from '../linux/mount-point.js';
 import { dirtyBytes, syncfs } from '../linux/sync.js';
 import { partsOfMounts } from '../linux/mountinfo.js';
 import type { JobContext } from './job.js';
@@ -112,7 +112,7 @@ export function diskJobs(drivers: Drivers, places: Places) {
 
     /** Lets go of mounts below the run directory that no row accounts for. */
     'mounts.detach': async (args: { paths: string[] }): Promise<void> => {
-      for (const path of args.paths) umount(bytesOf(path), { detach: true });
+      for (const path of args.paths) detach(path);
     },
   };
 }

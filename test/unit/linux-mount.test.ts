@@ -1,5 +1,14 @@
 import { spawn } from 'node:child_process';
-import { constants, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  constants,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
@@ -23,6 +32,7 @@ import {
   openTree,
   umount,
 } from '../../src/linux/mount.js';
+import { detach } from '../../src/linux/mount-point.js';
 import { mountAt, mountsBelow } from '../../src/linux/mountinfo.js';
 import { overlayMount, overlayMountAt, overlayWay, type OverlayWay } from '../../src/linux/overlay.js';
 import { statAt, statFd } from '../../src/linux/stat.js';
@@ -157,6 +167,19 @@ describeWith('mount calls', [needsRoot()], () => {
     umount(at(root, 'a'), { detach: true });
     expect(mountsBelow(root)).toEqual([]);
     expect(names(fd)).toEqual([]);
+    close(fd);
+  });
+
+  it('detaches what is mounted, and takes it for done where nothing is', () => {
+    const root = writeTree(scratch(), { 'a/': '' });
+    const path = join(root, 'a');
+    const fd = tmpfs();
+    attach(fd, at(root, 'a'));
+    detach(path);
+    expect(mountsBelow(root)).toEqual([]);
+    detach(path);
+    rmdirSync(path);
+    detach(path);
     close(fd);
   });
 
