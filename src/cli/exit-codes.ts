@@ -1,4 +1,4 @@
-import { LayerdError, type ErrorKind } from '../core/errors.js';
+import { LayerdError, type ErrorCode, type ErrorDetails, type ErrorKind } from '../core/errors.js';
 
 /** Exit codes of layerctl; they are documented in its help and never change their meaning. */
 export const EXIT = {
@@ -23,8 +23,8 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict or in use, 5
 
 /** A wrong use of the command line that the parser could not see. */
 export class UsageError extends LayerdError {
-  constructor(message: string, hint = '') {
-    super('INVALID_ARGUMENT', message, { hint });
+  constructor(message: string, hint = '', details: ErrorDetails = {}) {
+    super('INVALID_ARGUMENT', message, { details, hint });
   }
 }
 
@@ -42,7 +42,14 @@ const BY_KIND: Record<ErrorKind, number> = {
   internal: EXIT.error,
 };
 
+/** What may be tried again later is not all in use: a network that fails says nothing of the store. */
+const BY_CODE: Partial<Record<ErrorCode, number>> = {
+  DAEMON_UNREACHABLE: EXIT.unreachable,
+  REGISTRY_UNREACHABLE: EXIT.error,
+  REGISTRY_LIMITED: EXIT.error,
+};
+
 export function exitCodeOf(error: LayerdError): number {
   if (error instanceof UsageError) return EXIT.usage;
-  return error.code === 'DAEMON_UNREACHABLE' ? EXIT.unreachable : BY_KIND[error.kind];
+  return BY_CODE[error.code] ?? BY_KIND[error.kind];
 }

@@ -1,11 +1,12 @@
 /** run bundle: containers for OCI runtimes */
 import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { LayerdError } from '../core/errors.js';
 import { collect, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
+import { makeDirectory, writingTo } from './files.js';
 import { beginRun, endRun, RUN_LABEL, sweepRuns, type Run } from './oci/runs.js';
 import { findRuntime, runBundle, SignalForwarder, type RunOutcome } from './oci/runtime.js';
 import { argumentsOf, runtimeSpec, type ImageRunConfig, type ProcessOptions } from './oci/spec.js';
@@ -92,12 +93,14 @@ async function runImage(cli: Cli, image: string, command: readonly string[], fla
   try {
     await sweepRuns(client);
     const run = await beginRun({ socket: client.socket, runtime, remove: flags.rm ?? false });
+    let outcome: RunOutcome | null = null;
     try {
-      const { started, code } = await foreground(cli, { run, image, command, flags, signals });
-      return started ? code : EXIT.notRun;
+      outcome = await foreground(cli, { run, image, command, flags, signals });
     } finally {
-      await endRun(client, run);
+      // a container whose runtime was never started holds nothing but the name that the next try wants
+      await endRun(client, outcome === null ? { ...run, remove: true } : run);
     }
+    return outcome.started ? outcome.code : EXIT.notRun;
   } finally {
     signals.end();
   }
@@ -108,16 +111,14 @@ async function foreground(
   parts: { run: Run; image: string; command: readonly string[]; flags: RunFlags; signals: SignalForwarder },
 ): Promise<RunOutcome> {
   const { run, image, command, flags, signals } = parts;
-  const name = flags.name ?? run.key;
-  const options = processOptions(command, flags, name);
-  const config = await runConfigOf(cli, image, options);
-  const { id } = await cli.client.createContainer(image, {
-    name,
+  const config = await runConfigOf(cli, image, processOptions(command, flags, ''));
+  const { id, name } = await cli.client.createContainer(image, {
+    ...(flags.name === undefined ? {} : { name: flags.name }),
     labels: { [RUN_LABEL]: run.key },
     volatile: run.remove,
   });
   const { path } = await cli.client.mount(id);
-  await writeSpec(run.directory, await runtimeSpec(path, config, options));
+  await writeSpec(run.directory, await runtimeSpec(path, config, processOptions(command, flags, name)));
   const interactive = flags.interactive ?? false;
   return runBundle(run.runtime, { bundle: run.directory, id: run.key, interactive }, signals);
 }
@@ -138,7 +139,7 @@ async function writeBundle(
   const container = await client.createContainer(image, flags.name === undefined ? {} : { name: flags.name });
   try {
     const { path } = await client.mount(container.id);
-    await mkdir(dir, { recursive: true });
+    await makeDirectory(dir);
     await writeSpec(dir, await runtimeSpec(path, config, processOptions(command, flags, container.name)));
   } catch (error) {
     await client.removeContainer(container.id, { force: true });
@@ -148,5 +149,6 @@ async function writeBundle(
 }
 
 async function writeSpec(directory: string, spec: object): Promise<void> {
-  await writeFile(join(directory, 'config.json'), `${JSON.stringify(spec, null, 2)}\n`);
+  const file = join(directory, 'config.json');
+  await writingTo(file, () => writeFile(file, `${JSON.stringify(spec, null, 2)}\n`));
 }

@@ -1,11 +1,12 @@
 /** Where archives go: a file that appears when it is whole, standard output, or a directory with an OCI layout. */
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { lstat, open, readdir, rename, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { isErrno, LayerdError } from '../core/errors.js';
 import { UsageError } from './exit-codes.js';
+import { makeDirectory, writingTo } from './files.js';
 
 /** Told how many bytes have been written so far. */
 export type OnBytes = (bytes: number) => void;
@@ -18,8 +19,7 @@ export async function writeArchive(
 ): Promise<number> {
   const counted = new Counted(source, onBytes);
   if (file === undefined || file === '-') await writeOut(counted);
-  else if (await isPlain(file)) await writeFileWhole(counted, file);
-  else await pipeline(Readable.from(counted, { objectMode: false }), createWriteStream(file));
+  else await writingTo(file, () => writeFile(counted, file));
   return counted.bytes;
 }
 
@@ -40,7 +40,7 @@ export async function unpackArchive(
   onBytes?: OnBytes,
 ): Promise<number> {
   const { extract } = await import('tar');
-  await mkdir(directory, { recursive: true });
+  await makeDirectory(directory);
   if ((await readdir(directory)).length > 0) {
     throw new LayerdError('INVALID_ARGUMENT', `${directory} is not empty`, {
       details: { directory },
@@ -48,8 +48,16 @@ export async function unpackArchive(
     });
   }
   const counted = new Counted(source, onBytes);
-  await pipeline(Readable.from(counted, { objectMode: false }), extract({ cwd: directory, strict: true }));
+  await writingTo(directory, () =>
+    pipeline(Readable.from(counted, { objectMode: false }), extract({ cwd: directory, strict: true })),
+  );
   return counted.bytes;
+}
+
+/** What is no regular file (a pipe, a device) is written to as it stands. */
+async function writeFile(source: AsyncIterable<Buffer>, file: string): Promise<void> {
+  if (await isPlain(file)) await writeFileWhole(source, file);
+  else await pipeline(Readable.from(source, { objectMode: false }), createWriteStream(file));
 }
 
 async function writeOut(source: AsyncIterable<Buffer>): Promise<void> {

@@ -1,6 +1,8 @@
 /** layerctl against a real daemon on a real store. */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testImage, testLayer, dockerMembers, tarOf } from '../unit/image-synthetic.js';
@@ -203,6 +205,26 @@ describe('exit codes and complaints', () => {
     refuses(await daemon.ctl(['gc', '--grace', 'soon']), 2, 'soon is not a duration');
     refuses(await daemon.ctl(['create', 'x', '--size', 'big']), 2, 'big is not a size');
     refuses(await daemon.ctl(['events', '--since', 'x']), 2, 'x is not a sequence number');
+  });
+
+  it('2 for places that cannot be written to, with what is wrong with them', async () => {
+    const [missing, file, dir] = [join(home, 'missing', 'x'), join(home, 'a-file'), join(home, 'a-dir')];
+    const socket = join(home, 'a-socket');
+    writeFileSync(file, '');
+    mkdirSync(dir);
+    const listening = createServer().listen(socket);
+    await once(listening, 'listening');
+    const save = ['save', 'test/app:1', '-o'];
+    refuses(await daemon.ctl([...save, missing]), 2, `${missing}: its directory does not exist`);
+    refuses(await daemon.ctl([...save, dir]), 2, `${dir}: it is a directory`);
+    refuses(await daemon.ctl([...save, join(file, 'x')]), 2, 'a part of its path is no directory');
+    refuses(await daemon.ctl([...save, socket]), 2, `${socket}: it is a socket`);
+    refuses(await daemon.ctl([...save, '/dev/full']), 1, 'its file system is full');
+    refuses(await daemon.ctl([...save, missing, '--format', 'oci-dir']), 2, 'its directory does not exist');
+    const backup = await daemon.ctl(['backup', '-o', missing]);
+    refuses(backup, 2, 'its directory does not exist');
+    expect(backup.stderr).toContain('Create the directory');
+    listening.close();
   });
 
   it('3 for what is not there, with what to do next', async () => {

@@ -223,6 +223,33 @@ describeWith('containers by OCI runtimes', needs, () => {
     await expectNothingLeft();
   });
 
+  it('names a container as create does where nobody names it', async () => {
+    const done = await daemon.ctl(['run', IMAGE, 'hostname']);
+    const [container] = await daemon.client.containers();
+    expect(container?.name).toBe(container?.id.slice(0, 12));
+    expect(done.stdout).toBe(`${container?.name}\n`);
+    await ok('rm', container?.id ?? '');
+    await expectNothingLeft();
+  });
+
+  it('leaves no container whose program it did not come to, so that the name is free for another try', async () => {
+    const wrong = await daemon.ctl(['run', '--name', 'again', '-u', 'nobody-here', IMAGE, 'id']);
+    expect(wrong).toMatchObject({ code: 125, stderr: expect.stringContaining('the image has no user') as string });
+    await expectNothingLeft();
+    await ok('run', '--name', 'again', IMAGE, 'id');
+    await ok('rm', 'again');
+  });
+
+  it('refuses a bundle where no directory can be, and makes nothing on the way', async () => {
+    const deep = join(home, 'mistyped', 'bundle');
+    for (const dir of [deep, '/etc/passwd']) {
+      const done = await daemon.ctl(['bundle', IMAGE, dir]);
+      expect(done).toMatchObject({ code: 2, stderr: expect.stringContaining(`cannot write to ${dir}`) as string });
+    }
+    expect(existsSync(join(home, 'mistyped'))).toBe(false);
+    await expectNothingLeft();
+  });
+
   it('refuses a second container of the name, and leaves the first alone', async () => {
     await ok('create', '--name', 'taken', IMAGE);
     const done = await runs('--name', 'taken', IMAGE);
@@ -277,6 +304,8 @@ describeWith('containers by OCI runtimes', needs, () => {
     expect(nothing.stderr).toContain('the image names no program to run');
     expect(await daemon.ctl(['run', '--runtime', 'nonesuch', IMAGE])).toMatchObject({ code: 2 });
     expect(await daemon.ctl(['run', 'test/absent:1'])).toMatchObject({ code: 125 });
+    const behind = await daemon.ctl(['run', IMAGE, '--rm', 'id']);
+    expect(behind).toMatchObject({ code: 2, stderr: expect.stringContaining('Options go before the image') as string });
     await expectNothingLeft();
   });
 

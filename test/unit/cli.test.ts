@@ -94,6 +94,8 @@ describe('exit codes', () => {
     expect(exitCodeOf(new LayerdError('IMAGE_IN_USE', ''))).toBe(EXIT.conflict);
     expect(exitCodeOf(new LayerdError('MOUNT_BUSY', ''))).toBe(EXIT.conflict);
     expect(exitCodeOf(new LayerdError('DAEMON_UNREACHABLE', ''))).toBe(EXIT.unreachable);
+    expect(exitCodeOf(new LayerdError('REGISTRY_UNREACHABLE', ''))).toBe(EXIT.error);
+    expect(exitCodeOf(new LayerdError('REGISTRY_LIMITED', ''))).toBe(EXIT.error);
     expect(exitCodeOf(new LayerdError('LAYER_DAMAGED', ''))).toBe(EXIT.damage);
     expect(exitCodeOf(new LayerdError('INVALID_ARGUMENT', ''))).toBe(EXIT.error);
     expect(exitCodeOf(new UsageError(''))).toBe(EXIT.usage);

@@ -1,6 +1,7 @@
 /** The config.json of an OCI runtime bundle (OCI runtime specification 1.0, config.md and config-linux.md). */
 import { existsSync } from 'node:fs';
 import { LayerdError } from '../../core/errors.js';
+import { UsageError } from '../exit-codes.js';
 import { userOf, type ContainerUser } from './user.js';
 
 /** How an image wants to be run (OCI image specification, config.md). Checked by the daemon when it took the image in. */
@@ -77,12 +78,19 @@ const MOUNTS = [
 /** Name service of the host, for containers on its network. */
 const HOST_FILES = ['/etc/resolv.conf', '/etc/hosts'];
 
-/** The arguments of the process. Throws INVALID_ARGUMENT where neither image nor user name a program. */
+/** The arguments of the process. Throws INVALID_ARGUMENT where nobody names a program. */
 export function argumentsOf(image: ImageRunConfig, options: Pick<ProcessOptions, 'command' | 'entrypoint'>): string[] {
   const { entrypoint, command } = options;
   const first = entrypoint === undefined ? (image.Entrypoint ?? []) : [entrypoint].filter((word) => word !== '');
   const rest = command.length > 0 || entrypoint !== undefined ? command : (image.Cmd ?? []);
   const all = [...first, ...rest];
+  // what stands behind the image is the program's; only an entrypoint can mean an option that comes first there
+  if (first.length === 0 && command[0]?.startsWith('-') === true) {
+    throw new UsageError(
+      `${command[0]} stands where the program should`,
+      'Options go before the image: layerctl run [OPTION…] IMAGE PROGRAM [ARGUMENT…].',
+    );
+  }
   if (all.length > 0) return all;
   throw new LayerdError('INVALID_ARGUMENT', 'the image names no program to run', {
     hint: 'Name one behind the image: layerctl run IMAGE PROGRAM [ARGUMENT…].',
