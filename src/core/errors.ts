@@ -121,6 +121,11 @@ export class LayerdError extends Error {
     return ERROR_CODES[this.code];
   }
 
+  /** The same error with another word on what to do about it, by who knows what was being done. */
+  withHint(hint: string): LayerdError {
+    return new LayerdError(this.code, this.message, { details: this.details, hint, cause: this });
+  }
+
   toBody(): ErrorBody {
     return { code: this.code, message: this.message, details: this.details, hint: this.hint };
   }

@@ -146,6 +146,7 @@ describe('a transfer that breaks off', () => {
       };
       const failure = await failureOf(rig.pull(ref));
       expect(failure).toMatchObject({ code: 'REGISTRY_UNREACHABLE', details: { status: 503 } });
+      expect(failure.hint).toContain('the same command goes on where it ended');
       const { store, registry } = rig;
       const [lease] = store.engine.leases();
       expect(lease?.labels).toEqual({ 'layerd.pull': `${ref}:latest` });

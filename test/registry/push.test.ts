@@ -147,6 +147,18 @@ describe('a push', () => {
       expect(registry.asked(/PATCH/)).toHaveLength(1);
     }));
 
+  it('compresses nothing for a registry that nobody runs', () =>
+    withRig(async (rig) => {
+      await loaded(rig);
+      const progress: Progress[] = [];
+      const failure = await failureOf(rig.push('local/image:1', { target: '127.0.0.1:1/x' }, { progress }));
+      expect(failure).toMatchObject({
+        code: 'REGISTRY_UNREACHABLE',
+        hint: 'Is the name right, and the network there?',
+      });
+      expect(progress).toEqual([]);
+    }));
+
   it('says that a name is no digest of what it has', () =>
     withRig(async (rig) => {
       await loaded(rig);

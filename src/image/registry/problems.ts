@@ -35,7 +35,7 @@ export function connectionFailed(host: string, cause: Error): LayerdError {
 export function unreachable(host: string, what: string, details: ErrorDetails = {}, cause?: unknown): LayerdError {
   return new LayerdError('REGISTRY_UNREACHABLE', `${host} fails: ${what}`, {
     details: { registry: host, ...details },
-    hint: 'Is the name right, and the network there? What was fetched is kept: the same command goes on where it ended.',
+    hint: 'Is the name right, and the network there?',
     cause,
   });
 }

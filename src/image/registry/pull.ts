@@ -10,7 +10,10 @@ import { readMembers } from '../archive-reader.js';
 import type { Loader } from '../load.js';
 import { transferWatch } from './endpoint.js';
 import { RegistryMembers, resolve, type Remote } from './members.js';
+import { mayPass } from './problems.js';
 import type { Registries } from './registries.js';
+
+const GOES_ON = 'What was fetched is kept: the same command goes on where it ended.';
 
 export interface RegistryParts {
   registries: Registries;
@@ -39,12 +42,16 @@ export class Puller {
     const remote: Remote = { reference, places, watch: transferWatch(progress, signal) };
     const resolved = await resolve(remote);
     const leaseId = `pull-${digestHex(sha256(name)).slice(0, 16)}`;
-    const loaded = await leases.lasting(leaseId, { 'layerd.pull': name }, registries.config.partialTtlMs, () =>
-      loader.bring({ leaseId, progress }, (host) => {
-        const members = new RegistryMembers(remote, resolved, options, { host, transfers: registries.transfers });
-        return readMembers(members, { host, options, signal });
-      }),
-    );
+    const loaded = await leases
+      .lasting(leaseId, { 'layerd.pull': name }, registries.config.partialTtlMs, () =>
+        loader.bring({ leaseId, progress }, (host) => {
+          const members = new RegistryMembers(remote, resolved, options, { host, transfers: registries.transfers });
+          return readMembers(members, { host, options, signal });
+        }),
+      )
+      .catch((error: unknown) => {
+        throw mayPass(error) ? error.withHint(`${error.hint} ${GOES_ON}`) : error;
+      });
     const origin = resolved.places[0];
     await this.remember(reference, loaded.images);
     return { ...loaded, ref: name, digest: resolved.manifest.digest, from: origin?.endpoint.host ?? reference.domain };

@@ -70,15 +70,15 @@ export class Pusher {
   private async send(image: ImageRow, target: Target, stop: AbortController): Promise<PushResult> {
     const { reference, repository, watch } = target;
     const original = originalOf(image);
+    const place = reference.digest ?? reference.tag ?? '';
+    // asked first: nothing is compressed for a registry that does not answer
+    const present = await repository.manifestHead(place, watch);
     const layers = await this.sendLayers(image, original, target, stop);
     const configSent = await this.sendConfig(image, target);
     const manifest = manifestOf(image, original, layers);
-    const place = reference.digest ?? reference.tag ?? '';
     if (reference.digest !== null && reference.digest !== manifest.digest)
       throw otherDigest(reference.digest, manifest);
-    if ((await repository.manifestHead(place, watch))?.digest !== manifest.digest) {
-      await repository.putManifest(place, manifest, watch);
-    }
+    if (present?.digest !== manifest.digest) await repository.putManifest(place, manifest, watch);
     const ref = normalizeReference(`${repositoryName(reference)}${reference.digest === null ? ':' : '@'}${place}`);
     await this.context.writer.run('recordEvent', {
       type: 'image.push',
