@@ -3,7 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { buildCacheCommands } from './cli/build-cache.js';
 import { Cli } from './cli/cli.js';
 import { containerCommands } from './cli/containers.js';
-import { separated } from './cli/command-line.js';
+import { refuseEmpty, separated } from './cli/command-line.js';
 import { EXIT, EXIT_HELP } from './cli/exit-codes.js';
 import { imageCommands } from './cli/images.js';
 import { layerCommands } from './cli/layers.js';
@@ -24,6 +24,8 @@ const program = new Command('layerctl')
   .addHelpText('after', EXIT_HELP)
   .showHelpAfterError('(layerctl COMMAND --help says more)')
   .exitOverride();
+
+program.hook('preAction', (_program, command) => refuseEmpty(command));
 
 const cli = new Cli(program);
 const groups = [

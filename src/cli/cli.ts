@@ -1,8 +1,10 @@
 /** What every command works with: the client, the ways of output, and what happens to errors. */
 import type { Command } from 'commander';
 import { LayerdClient, type Watch } from '../client/client.js';
-import { toLayerdError } from '../core/errors.js';
-import { exitCodeOf } from './exit-codes.js';
+import { LayerdError, toLayerdError, type ErrorCode } from '../core/errors.js';
+import { parsePlatform } from '../core/platform.js';
+import type { Platform } from '../core/words.js';
+import { exitCodeOf, UsageError } from './exit-codes.js';
 import { ProgressView } from './progress.js';
 
 /** Options that every command takes. */
@@ -95,6 +97,26 @@ export class Cli {
 
   close(): void {
     this.connected?.close();
+  }
+}
+
+/** Says what to do about errors of these codes in words of the command line: the daemon knows nothing of our options. */
+export async function advised<T>(work: Promise<T>, hints: Partial<Record<ErrorCode, string>>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    const hint = error instanceof LayerdError ? hints[error.code] : undefined;
+    throw error instanceof LayerdError && hint !== undefined ? error.withHint(hint) : error;
+  }
+}
+
+/** The option --platform. Throws UsageError. */
+export function platformOption(text: string | undefined): { platform?: Platform } {
+  if (text === undefined) return {};
+  try {
+    return { platform: parsePlatform(text) };
+  } catch (error) {
+    throw error instanceof LayerdError ? new UsageError(error.message, error.hint) : error;
   }
 }
 

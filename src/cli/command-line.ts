@@ -1,5 +1,6 @@
 /** Command lines that end with somebody else's command, whose options are not ours. */
 import type { Command } from 'commander';
+import { UsageError } from './exit-codes.js';
 
 /** The name of a last argument that takes a command with its options as it stands. */
 export const FOREIGN_COMMAND = 'command';
@@ -28,6 +29,18 @@ export function separated(program: Command, args: readonly string[]): string[] {
     }
   }
   return [...args];
+}
+
+/** Throws UsageError for an argument of ours that is empty: no name, reference or file is. */
+export function refuseEmpty(command: Command): void {
+  for (const [position, argument] of command.registeredArguments.entries()) {
+    const given: unknown[] = [command.processedArgs[position]].flat();
+    if (argument.name() === FOREIGN_COMMAND || !given.includes('')) continue;
+    throw new UsageError(
+      `the argument <${argument.name()}> is empty`,
+      'Is it a variable of the shell that is not set?',
+    );
+  }
 }
 
 /** Whether an option's value is the next word: `--name x`, `-e x`, `-ite x`, and not `--name=x`, `-ex`. */

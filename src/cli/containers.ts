@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { parseSize } from '../core/units.js';
 import type { Change, CommitResult, ContainerSummary, CreateContainerOptions, Usage } from '../core/words.js';
-import { collect, labels, type Cli } from './cli.js';
+import { advised, collect, labels, type Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
 import { endRun, isLive, runOf } from './oci/runs.js';
@@ -21,6 +21,9 @@ interface CommitFlags {
   change?: string[];
   pause?: string;
 }
+
+const DETACH =
+  'End the processes that use it, or unmount it with -f (--force): it is then detached, and goes when they end.';
 
 export function containerCommands(program: Command, cli: Cli): void {
   program
@@ -48,7 +51,10 @@ export function containerCommands(program: Command, cli: Cli): void {
     .description('give a mount back; n mounts need n unmounts')
     .option('-f, --force', 'all of them, even if something still uses them')
     .action(async (containers: string[], flags: { force?: boolean }) => {
-      const left = await cli.each(containers, async (name) => ({ name, ...(await cli.client.unmount(name, flags)) }));
+      const left = await cli.each(containers, async (name) => ({
+        name,
+        ...(await advised(cli.client.unmount(name, flags), { MOUNT_BUSY: DETACH })),
+      }));
       cli.print({ data: left, ids: left.map(({ name }) => name), human: () => '' });
     });
   program
@@ -157,7 +163,9 @@ async function remove(cli: Cli, name: string, flags: { force?: boolean }): Promi
   const container = await client.container(name);
   const run = await runOf(container);
   if (run !== null && (flags.force === true || !(await isLive(run)))) await endRun(client, { ...run, remove: false });
-  return client.removeContainer(container.id, flags);
+  return advised(client.removeContainer(container.id, flags), {
+    CONTAINER_MOUNTED: 'Unmount it first, or remove it with -f (--force).',
+  });
 }
 
 async function mount(cli: Cli, container: string, flags: { instructions?: boolean }): Promise<void> {

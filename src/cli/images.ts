@@ -3,9 +3,8 @@ import { isatty } from 'node:tty';
 import type { Command } from 'commander';
 import type { LoadOptions } from '../core/api.js';
 import { LayerdError } from '../core/errors.js';
-import { parsePlatform } from '../core/platform.js';
 import type { HistoryRow, ImageSummary, LoadResult } from '../core/words.js';
-import type { Cli } from './cli.js';
+import { platformOption, type Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
 import { age, bytes, shortId, table } from './format.js';
 import { refuseTerminal, unpackArchive, writeArchive } from './sink.js';
@@ -74,7 +73,7 @@ async function load(cli: Cli, file: string | undefined, flags: LoadFlags): Promi
     throw new UsageError('there is no archive on standard input', 'Name a file: layerctl load FILE.');
   }
   const { platform, ...rest } = flags;
-  const options: LoadOptions = { ...rest, ...(platform === undefined ? {} : { platform: parsePlatform(platform) }) };
+  const options: LoadOptions = { ...rest, ...platformOption(platform) };
   const source = file === undefined || file === '-' ? process.stdin : file;
   const result = await cli.watched((watch) => cli.client.load(source, { ...options, ...watch }));
   cli.print({ data: result, ids: result.images.map(({ imageId }) => imageId), human: () => loadedNames(result) });

@@ -1,9 +1,10 @@
 /** pull push tags copy */
 import { Option, type Command } from 'commander';
 import type { PullOptions, PushOptions, RemoteOptions } from '../core/api.js';
-import { parsePlatform } from '../core/platform.js';
+import { LayerdError } from '../core/errors.js';
+import { parseReference } from '../core/reference.js';
 import type { CopyResult, Credentials, PushCompression, PushResult } from '../core/words.js';
-import type { Cli } from './cli.js';
+import { platformOption, type Cli } from './cli.js';
 import { UsageError } from './exit-codes.js';
 import { bytes, counted } from './format.js';
 import { unpackArchive, writeArchive } from './sink.js';
@@ -82,11 +83,14 @@ async function copy(cli: Cli, source: string, target: string, flags: CopyFlags):
   const { platform, referrers, srcCreds, destCreds } = flags;
   const [, , from] = ARCHIVE.exec(source) ?? [];
   const [, kind, to] = ARCHIVE.exec(target) ?? [];
-  const chosen = platform === undefined ? {} : { platform: parsePlatform(platform) };
+  const chosen = platformOption(platform);
   const ours = srcCreds === undefined ? {} : { credentials: parseCreds(srcCreds) };
   const options = { ...chosen, ...ours, ...(referrers === undefined ? {} : { referrers }) };
   if (from !== undefined && to !== undefined) {
-    throw new UsageError('both are archives', 'Copy between registries and archives; tools such as cp copy files.');
+    throw new UsageError(
+      'both are archives',
+      'Copy goes between registries and archives: `layerctl load` and then `layerctl save` make one archive of another.',
+    );
   }
   if (from !== undefined) {
     const theirs = destCreds === undefined ? {} : { credentials: parseCreds(destCreds) };
@@ -94,15 +98,41 @@ async function copy(cli: Cli, source: string, target: string, flags: CopyFlags):
     const result = await cli.watched((watch) => cli.client.importArchive(from, { ...importing, ...watch }));
     cli.print({ data: result, ids: [result.digest], human: () => `${result.ref}\n` });
     cli.note(pushSummary(result));
-  } else if (to !== undefined) await copyToArchive(cli, registryRef(source), { kind, to }, options);
-  else {
+  } else if (to !== undefined) {
+    const ref = registryRef(source);
+    await fromRegistry(cli, ref, copyToArchive(cli, ref, { kind, to }, options));
+  } else {
     const theirs = destCreds === undefined ? {} : { targetCredentials: parseCreds(destCreds) };
-    const result = await cli.watched((watch) =>
-      cli.client.copy(registryRef(source), registryRef(target), { ...options, ...theirs, ...watch }),
+    const ref = registryRef(source);
+    const copying = cli.watched((watch) =>
+      cli.client.copy(ref, registryRef(target), { ...options, ...theirs, ...watch }),
     );
+    const result = await fromRegistry(cli, ref, copying);
     cli.print({ data: result, ids: [result.digest], human: () => `${result.target}\n` });
     cli.note(copySummary(result));
   }
+}
+
+/** Where a registry fails to have what is here, somebody may have thought that copy looks here, too. */
+async function fromRegistry<T>(cli: Cli, ref: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!(error instanceof LayerdError) || !error.code.startsWith('REGISTRY_') || !(await isHere(cli, ref)))
+      throw error;
+    throw error.withHint(
+      `${error.hint} Copy reads from registries and archives, not what is loaded here: \`layerctl save\` and \`layerctl push\` do.`,
+    );
+  }
+}
+
+/** `localhost` without a port is no registry but what tools name images by that they built. */
+async function isHere(cli: Cli, ref: string): Promise<boolean> {
+  if (parseReference(ref).domain === 'localhost') return true;
+  return cli.client.image(ref).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function copyToArchive(
@@ -145,7 +175,7 @@ function withLogin(command: Command): Command {
 async function pull(cli: Cli, ref: string, flags: PullFlags): Promise<void> {
   const { platform, allPlatforms } = flags;
   const options: PullOptions = {
-    ...(platform === undefined ? {} : { platform: parsePlatform(platform) }),
+    ...platformOption(platform),
     ...(allPlatforms === undefined ? {} : { allPlatforms }),
     ...(await login(flags)),
   };

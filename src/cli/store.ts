@@ -2,7 +2,7 @@
 import { Option, type Command } from 'commander';
 import { parseDuration } from '../core/units.js';
 import type { CheckReport, DiskReport, DriverName, GcReport, Lease, MigrateReport, WhyReport } from '../core/words.js';
-import { collect, labels, type Cli } from './cli.js';
+import { advised, collect, labels, type Cli } from './cli.js';
 import { EXIT, UsageError } from './exit-codes.js';
 import { age, bytes, counted, shortId, table } from './format.js';
 import { sweepRuns } from './oci/runs.js';
@@ -111,7 +111,9 @@ function leaseCommands(program: Command, cli: Cli): void {
     .description('end leases')
     .action(async (ids: string[]) => {
       const removed = await cli.each(ids, async (id) => {
-        await cli.client.removeLease(id);
+        await advised(cli.client.removeLease(id), {
+          LEASE_NOT_FOUND: 'It may have expired: `layerctl lease ls` lists the leases that there are.',
+        });
         return id;
       });
       cli.print({ data: removed, ids: removed, human: () => '' });

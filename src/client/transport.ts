@@ -151,7 +151,7 @@ export class Transport {
     }
     return new LayerdError('STREAM_BROKEN', `the connection to ${this.socketPath} broke: ${error.message}`, {
       details,
-      hint: 'The daemon ended, or cannot open one more file for a connection: look at its log, then try again.',
+      hint: 'The daemon ended, or cannot open one more file for a connection (its log says so), or this is the socket of another of its doors: http_socket names the right one.',
       cause: error,
     });
   }

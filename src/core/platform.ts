@@ -30,13 +30,21 @@ const ALSO_RUNS: Record<string, Platform[]> = {
   arm64: [{ os: '', architecture: 'arm', variant: 'v8' }],
 };
 
+/** What a word alone has to be: no system has the name of one of them, and no typing error passes for one. */
+const ARCHITECTURES = new Set(
+  Object.keys(ARCHITECTURE_ALIASES).concat(
+    '386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm'.split(' '),
+  ),
+);
+
 const WORD = /^[a-z0-9][a-z0-9_.-]*$/;
 
 /** Parses `linux/arm64/v8`, `linux/amd64` or an architecture alone (`arm64`, of this machine's os). Throws INVALID_ARGUMENT. */
 export function parsePlatform(text: string): Platform {
   const parts = text.toLowerCase().split('/');
   const [first = '', second, third] = parts;
-  if (parts.length > 3 || !parts.every((part) => WORD.test(part))) {
+  const alone = second === undefined && !ARCHITECTURES.has(first);
+  if (alone || parts.length > 3 || !parts.every((part) => WORD.test(part))) {
     throw new LayerdError('INVALID_ARGUMENT', `${JSON.stringify(text.slice(0, 100))} is not a platform`, {
       hint: 'A platform reads OS/ARCHITECTURE[/VARIANT], such as linux/amd64 or linux/arm/v7.',
     });

@@ -39,7 +39,7 @@ export function requireDriver(asked: EngineConfig['driver'], probed: ProbedDrive
   const reason = probed?.reason ?? 'no driver works here';
   throw new LayerdError('DRIVER_UNAVAILABLE', `the driver ${asked} cannot be used here: ${reason}`, {
     details: { driver: asked },
-    hint: 'Use --driver auto, or --driver copy, which runs anywhere.',
+    hint: 'Choose another: copy runs anywhere, and a daemon that starts with the driver auto takes the best that works.',
   });
 }
 

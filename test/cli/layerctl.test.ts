@@ -205,6 +205,10 @@ describe('exit codes and complaints', () => {
     refuses(await daemon.ctl(['gc', '--grace', 'soon']), 2, 'soon is not a duration');
     refuses(await daemon.ctl(['create', 'x', '--size', 'big']), 2, 'big is not a size');
     refuses(await daemon.ctl(['events', '--since', 'x']), 2, 'x is not a sequence number');
+    refuses(await daemon.ctl(['mount', '']), 2, 'the argument <container> is empty');
+    refuses(await daemon.ctl(['rmi', 'test/app:1', '']), 2, 'the argument <image> is empty');
+    refuses(await daemon.ctl(['pull', '--platform', 'bogus', '127.0.0.1:1/x']), 2, '"bogus" is not a platform');
+    refuses(await daemon.ctl(['copy', 'docker-archive:/nope', 'oci:x']), 2, '`layerctl load` and then `layerctl save`');
   });
 
   it('2 for places that cannot be written to, with what is wrong with them', async () => {
@@ -227,6 +231,18 @@ describe('exit codes and complaints', () => {
     listening.close();
   });
 
+  it('1 for registries that fail, and says that copy does not look here', async () => {
+    const here = '127.0.0.1:1/here:1';
+    await ok('tag', 'test/app:1', here);
+    const copying = await daemon.ctl(['copy', here, `oci:${join(home, 'copied')}`]);
+    refuses(copying, 1, '`layerctl push` do');
+    await ok('rmi', here);
+    const failing = await daemon.ctl(['copy', here, `oci:${join(home, 'copied')}`]);
+    refuses(failing, 1, 'ECONNREFUSED');
+    expect(failing.stderr).not.toContain('layerctl push');
+    expect((await daemon.ctl(['push', 'test/app:1', here])).code).toBe(1);
+  });
+
   it('3 for what is not there, with what to do next', async () => {
     const done = await daemon.ctl(['create', 'test/nope:1']);
     refuses(done, 3, 'nope');
@@ -241,7 +257,9 @@ describe('exit codes and complaints', () => {
     refuses(await daemon.ctl(['rmi', 'test/app:1']), 4, 'user');
     refuses(await daemon.ctl(['create', 'test/app:1', '--name', 'user']), 4, 'user');
     await ok('mount', 'user');
-    refuses(await daemon.ctl(['rm', 'user']), 4, 'mounted');
+    const mounted = await daemon.ctl(['rm', 'user']);
+    refuses(mounted, 4, 'mounted');
+    expect(mounted.stderr).toContain('-f (--force)');
     await ok('rm', '-f', 'user');
   });
 
@@ -304,7 +322,9 @@ describe('the store', () => {
     const id = (await ok('lease', 'create', '--ttl', '1h', '--hold', app.image.id)).trim();
     expect(await ok('lease', 'ls')).toContain(id);
     await ok('lease', 'rm', id);
-    refuses(await daemon.ctl(['lease', 'rm', id]), 3, id);
+    const again = await daemon.ctl(['lease', 'rm', id]);
+    refuses(again, 3, id);
+    expect(again.stderr).toContain('It may have expired');
   });
 
   it('tells what happened, and goes on until it is stopped', async () => {

@@ -268,6 +268,12 @@ describe('a daemon that goes away', () => {
     });
   });
 
+  it('is told that the socket may be that of another door, where what answers is no HTTP', async () => {
+    const other = speak((socket) => socket.once('data', () => socket.end(Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]))));
+    const hint = expect.stringContaining('the socket of another of its doors') as string;
+    await expect(other.images()).rejects.toMatchObject({ code: 'STREAM_BROKEN', hint });
+  });
+
   it('is noticed in the middle of an answer', async () => {
     const broken = speak((socket) => socket.once('data', () => socket.end(`${head(100)}[`)));
     await expect(broken.images()).rejects.toMatchObject({ code: 'STREAM_BROKEN' });

@@ -1,7 +1,7 @@
 /** The parts of the command line that need no daemon. */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { labels } from '../../src/cli/cli.js';
+import { advised, labels } from '../../src/cli/cli.js';
 import { EXIT, exitCodeOf, UsageError } from '../../src/cli/exit-codes.js';
 import { age, bytes, clock, facts, shortId, table } from '../../src/cli/format.js';
 import { drawTree } from '../../src/cli/layers.js';
@@ -100,6 +100,16 @@ describe('exit codes', () => {
     expect(exitCodeOf(new LayerdError('INVALID_ARGUMENT', ''))).toBe(EXIT.error);
     expect(exitCodeOf(new UsageError(''))).toBe(EXIT.usage);
     expect(exitCodeOf(new LayerdError('CANCELLED', ''))).toBe(EXIT.interrupted);
+  });
+});
+
+describe('advice', () => {
+  it('takes the place of the hint of the errors that it is for, and leaves the rest', async () => {
+    const busy = new LayerdError('MOUNT_BUSY', 'in use', { details: { path: '/x' }, hint: 'force' });
+    const told = { code: 'MOUNT_BUSY', message: 'in use', details: { path: '/x' } };
+    await expect(advised(Promise.reject(busy), { MOUNT_BUSY: '-f' })).rejects.toMatchObject({ ...told, hint: '-f' });
+    await expect(advised(Promise.reject(busy), { LEASE_NOT_FOUND: '-f' })).rejects.toBe(busy);
+    expect(await advised(Promise.resolve(1), { MOUNT_BUSY: '-f' })).toBe(1);
   });
 });
 

@@ -23,7 +23,7 @@ describe('platforms', () => {
     expect(formatPlatform(parsePlatform(text))).toBe(normal);
   });
 
-  it.each(['', '/', 'linux/', 'a/b/c/d', 'linux/am d64', '../x'])('%j is none', (text) => {
+  it.each(['', '/', 'linux/', 'a/b/c/d', 'linux/am d64', '../x', 'bogus', 'linux'])('%j is none', (text) => {
     expect(() => parsePlatform(text)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
   });
 
