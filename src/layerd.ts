@@ -1,7 +1,8 @@
 /** The daemon's program: reads flags, then runs the daemon or prints its configuration. */
 import { Command, CommanderError, Option } from 'commander';
 import { dockerLines, PLUGIN_DIRECTORY, writeDockerPlugin } from './config/docker-plugin.js';
-import { DEFAULT_CONFIG_FILE, loadConfiguration, type Configuration } from './config/load.js';
+import { expectedText } from './config/kinds.js';
+import { DEFAULT_CONFIG_FILE, loadConfiguration, variableHint, type Configuration } from './config/load.js';
 import { printData, printToml } from './config/print.js';
 import { environmentName, flagName, SETTING_LIST, type SettingKey } from './config/settings.js';
 import { LayerdError } from './core/errors.js';
@@ -21,7 +22,7 @@ const program = new Command('layerd')
 
 const flags = new Map<SettingKey, Option>();
 for (const [key, { kind, doc, fallback }] of SETTING_LIST) {
-  const notes = [environmentName(key), kind.expects];
+  const notes = [environmentName(key), expectedText(kind)];
   if (typeof fallback !== 'function') notes.push(`default ${kind.toToml(fallback)}`);
   const option = new Option(`--${flagName(key)} <value>`, `${doc} (${notes.join('; ')})`);
   flags.set(key, option);
@@ -50,7 +51,8 @@ program
   .option('--json', 'as JSON')
   .action((options: { json?: boolean }) => {
     const configuration = load();
-    for (const name of configuration.unknownVariables) process.stderr.write(`layerd: ${name} is not a setting\n`);
+    for (const name of configuration.unknownVariables)
+      process.stderr.write(`layerd: ${name} is not a setting (${variableHint(name)})\n`);
     const text = options.json === true ? JSON.stringify(printData(configuration), null, 2) : printToml(configuration);
     process.stdout.write(`${text}\n`);
   });

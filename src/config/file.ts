@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { parse, TomlError } from 'smol-toml';
 import { isErrno, LayerdError } from '../core/errors.js';
+import { didYouMean } from '../core/similar.js';
 import { SETTINGS, type SettingKey, type SettingValue } from './settings.js';
 
 export interface FileValue {
@@ -22,7 +23,10 @@ export function readConfigFile(path: string, required: boolean): Map<SettingKey,
     if (isTable(raw) && isSection(name)) continue;
     const line = lineOf(source, key);
     if (isSection(name)) throw invalid(path, line, notASection(name, raw), { key: name });
-    if (!isSettingKey(name)) throw invalid(path, line, `there is no setting named ${name}`, { key: name });
+    if (!isSettingKey(name)) {
+      const meant = didYouMean(name, Object.keys(SETTINGS));
+      throw invalid(path, line, `there is no setting named ${name}`, { key: name }, meant);
+    }
     const { kind } = SETTINGS[name];
     const value = kind.fromToml(raw);
     if (value === undefined) {
@@ -116,9 +120,15 @@ function isSettingKey(name: string): name is SettingKey {
   return Object.hasOwn(SETTINGS, name);
 }
 
-function invalid(path: string, line: number, message: string, details: Record<string, string>): LayerdError {
+function invalid(
+  path: string,
+  line: number,
+  message: string,
+  details: Record<string, string>,
+  meant = '',
+): LayerdError {
   return new LayerdError('INVALID_CONFIG', `${path}:${line}: ${message}`, {
     details: { file: path, line, ...details },
-    hint: '`layerd config` prints every setting with its value, and `layerd --help` what it means.',
+    hint: `${meant}\`layerd config\` prints every setting with its value, and \`layerd --help\` what it means.`,
   });
 }

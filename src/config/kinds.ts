@@ -5,6 +5,8 @@ import { formatDuration, formatSize, parseDuration, parseSize } from '../core/un
 export interface Kind<T> {
   /** What a right value looks like, for error messages and help. */
   readonly expects: string;
+  /** Of text, where more is right than in TOML. */
+  readonly expectsText?: string;
   /** From an environment variable or a flag; undefined if it is wrong. */
   fromText(text: string): T | undefined;
   /** From a parsed TOML value; undefined if it is wrong. */
@@ -13,6 +15,11 @@ export interface Kind<T> {
   toToml(value: T): string;
   /** What may be shown of a value that can hold a secret. */
   shown?(value: T): T;
+}
+
+/** What an environment variable or a flag has to say. */
+export function expectedText({ expects, expectsText }: Pick<Kind<unknown>, 'expects' | 'expectsText'>): string {
+  return expectsText ?? expects;
 }
 
 /** A string, whatever it says. */
@@ -26,6 +33,7 @@ export const text: Kind<string> = {
 /** An absolute path; flags and the environment may be relative to the working directory. */
 export const path: Kind<string> = {
   expects: 'an absolute path',
+  expectsText: 'a path',
   fromText: (given) => (given === '' ? undefined : resolve(given)),
   fromToml: (value) => (typeof value === 'string' && isAbsolute(value) ? resolve(value) : undefined),
   toToml: tomlString,
@@ -34,6 +42,7 @@ export const path: Kind<string> = {
 /** A path, or `off`. */
 export const pathOrOff: Kind<string> = {
   expects: 'an absolute path, or "off"',
+  expectsText: 'a path, or "off"',
   fromText: (given) => (given === 'off' ? given : path.fromText(given)),
   fromToml: (value) => (value === 'off' ? value : path.fromToml(value)),
   toToml: tomlString,

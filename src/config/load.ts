@@ -1,6 +1,8 @@
 /** The effective settings: defaults, then the file, then the environment, then flags. */
 import { LayerdError } from '../core/errors.js';
+import { didYouMean } from '../core/similar.js';
 import { readConfigFile } from './file.js';
+import { expectedText } from './kinds.js';
 import {
   environmentName,
   flagName,
@@ -74,10 +76,20 @@ export function loadConfiguration(input: ConfigurationInput): Configuration {
 function fromText(key: SettingKey, setting: Setting<SettingValue>, given: string, where: string): SettingValue {
   const value = setting.kind.fromText(given);
   if (value !== undefined) return value;
-  throw new LayerdError('INVALID_CONFIG', `${where} is ${JSON.stringify(given)}, expected ${setting.kind.expects}`, {
-    details: { key, where },
-    hint: '`layerd --help` says what each setting means.',
-  });
+  throw new LayerdError(
+    'INVALID_CONFIG',
+    `${where} is ${JSON.stringify(given)}, expected ${expectedText(setting.kind)}`,
+    {
+      details: { key, where },
+      hint: '`layerd --help` says what each setting means.',
+    },
+  );
+}
+
+/** What to do about a variable that is no setting. */
+export function variableHint(name: string): string {
+  const known = SETTING_LIST.map(([key]) => environmentName(key));
+  return `${didYouMean(name, known)}\`layerd --help\` lists the variables.`;
 }
 
 function unknownVariables(env: NodeJS.ProcessEnv): string[] {

@@ -1,6 +1,6 @@
 /** Runs the daemon as a process: signals, failures, exit codes. */
 import { isErrno, toLayerdError } from '../core/errors.js';
-import type { Configuration } from '../config/load.js';
+import { variableHint, type Configuration } from '../config/load.js';
 import { Daemon } from './daemon.js';
 import { failureLine } from './failure.js';
 import { openLog, type DaemonLog } from './log.js';
@@ -12,14 +12,16 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   const { log } = opened;
   dieOnSurprise(opened);
   const signals = new Signals();
-  if (configuration.unknownVariables.length > 0) {
-    log.warn({ variables: configuration.unknownVariables }, 'variables look like settings but are none');
+  for (const variable of configuration.unknownVariables) {
+    log.warn({ variable, hint: variableHint(variable) }, 'a variable looks like a setting but is none');
   }
   const failed = async (thrown: unknown, message: string): Promise<number> => {
     const error = toLayerdError(thrown);
-    log.fatal({ code: error.code, err: error, details: error.details, hint: error.hint }, message);
+    const { code, details, hint } = error;
+    // a terminal is told in words; of what is a fault of ours the stack is wanted in any case
+    if (error.kind === 'internal') log.fatal({ code, err: error }, message);
+    else if (!process.stderr.isTTY) log.fatal({ code, error: error.message, details, hint }, message);
     await opened.finish();
-    // a log says it in its last line, a terminal in words
     if (process.stderr.isTTY) process.stderr.write(failureLine(error));
     return 1;
   };

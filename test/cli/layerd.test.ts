@@ -1,5 +1,5 @@
 /** The daemon as a process: configuration, one per root, signals, service manager, access. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -58,7 +58,7 @@ describe('configuration', () => {
     expect(toml.stdout).toContain(`grace = "3s"  # ${file}:2\n`);
     expect(toml.stdout).toContain('max = 500  # LAYERD_EVENTS_MAX\n');
     expect(toml.stdout).toContain('log_level = "debug"  # --log-level\n');
-    expect(toml.stderr).toBe('layerd: LAYERD_EVNTS is not a setting\n');
+    expect(toml.stderr).toBe('layerd: LAYERD_EVNTS is not a setting (`layerd --help` lists the variables.)\n');
     const data = JSON.parse((await run(LAYERD, [...args, '--json'])).stdout) as { key: string; value: unknown }[];
     expect(data.find(({ key }) => key === 'gc.grace')).toMatchObject({ value: 3000, where: `${file}:2` });
   });
@@ -96,10 +96,21 @@ describe('a daemon', () => {
     const second = await run(LAYERD, ['--root', join(home, 'root'), '--run', join(home, 'run2')]);
     expect(second.code).toBe(1);
     const [json, ...more] = second.stderr.trim().split('\n');
-    const said = JSON.parse(json ?? '') as { err: { message: string } };
+    const said = JSON.parse(json ?? '') as { error: string };
     expect(said).toMatchObject({ level: 'fatal', msg: 'cannot start', code: 'STORE_LOCKED' });
-    expect(said.err.message).toMatch(new RegExp(`\\b${first.pid}\\b`));
+    expect(said.error).toMatch(new RegExp(`\\b${first.pid}\\b`));
     expect(more).toEqual([]);
+    expect(json).not.toContain('"stack"');
+    const { stdout } = spawnSync(
+      'script',
+      [
+        '-qec',
+        `'${process.execPath}' '${LAYERD}' --root '${join(home, 'root')}' --run '${join(home, 'run2')}'`,
+        '/dev/null',
+      ],
+      { env: cleanEnvironment(), encoding: 'utf8' },
+    );
+    expect(stdout).toMatch(/^layerd: .* \(.*\)\r\n$/);
     expect(await first.client.health()).toEqual({ ok: true, problems: [] });
   });
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { engineConfigOf } from '../../src/config/engine.js';
-import { loadConfiguration, type ConfigurationInput } from '../../src/config/load.js';
+import { loadConfiguration, variableHint, type ConfigurationInput } from '../../src/config/load.js';
 import { printData, printToml } from '../../src/config/print.js';
 import { environmentName, flagName, SETTING_LIST, type SettingKey } from '../../src/config/settings.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
@@ -23,14 +23,18 @@ function load(toml: string, rest: Partial<ConfigurationInput> = {}): ReturnType<
   return loadConfiguration({ file, env: {}, flags: new Map(), ...rest });
 }
 
-function complaint(toml: string, rest: Partial<ConfigurationInput> = {}): string {
+function refusal(toml: string, rest: Partial<ConfigurationInput> = {}): LayerdError {
   try {
     load(toml, rest);
   } catch (error) {
-    if (error instanceof LayerdError && error.code === 'INVALID_CONFIG') return error.message;
+    if (error instanceof LayerdError && error.code === 'INVALID_CONFIG') return error;
     throw error;
   }
   throw new Error('this configuration should have been refused');
+}
+
+function complaint(toml: string, rest: Partial<ConfigurationInput> = {}): string {
+  return refusal(toml, rest).message;
 }
 
 describe('layers of configuration', () => {
@@ -125,6 +129,7 @@ describe('wrong configuration names the line', () => {
       'gc is 3, expected a section [gc] with the settings interval',
     ],
     ['a table where a value belongs', '[root]\n', 1, 'root is {}'],
+    ['a number where a path belongs', 'root = 3', 1, 'root is 3, expected an absolute path'],
     ['relative path', 'run = "run"', 1, 'expected an absolute path'],
     ['number out of range', '\n[events]\nmax = 3', 3, 'events.max is 3, expected a whole number from 100'],
     ['not TOML', 'root = "/r"\ndriver = \n', 2, 'not TOML'],
@@ -137,9 +142,19 @@ describe('wrong configuration names the line', () => {
     expect(message).toContain(says);
   });
 
+  it('asks whether another name is meant', () => {
+    expect(refusal('[gc]\nintervall = "1h"').hint).toMatch(/^Did you mean gc\.interval\? `layerd config` prints/);
+    expect(refusal('whatever = 1').hint).toMatch(/^`layerd config` prints/);
+    expect(variableHint('LAYERD_GC_INTERVALL')).toMatch(/^Did you mean LAYERD_GC_INTERVAL\? /);
+    expect(variableHint('LAYERD_BOGUS')).toBe('`layerd --help` lists the variables.');
+  });
+
   it('names the variable or flag otherwise', () => {
     expect(complaint('', { env: { LAYERD_GC_GRACE: '5' } })).toContain('LAYERD_GC_GRACE is "5", expected a duration');
     expect(complaint('', { flags: new Map([['driver', 'zfs']]) })).toContain('--driver is "zfs"');
+    // a relative one is right there
+    expect(complaint('', { flags: new Map([['root', '']]) })).toBe('--root is "", expected a path');
+    expect(load('', { flags: new Map([['root', 'here']]) }).settings.root).toBe(join(process.cwd(), 'here'));
   });
 });
 
