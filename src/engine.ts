@@ -27,7 +27,7 @@ import { Places } from './core/places.js';
 import { elapsedMs } from './core/units.js';
 import { VERSION } from './core/version.js';
 import type * as words from './core/words.js';
-import { placeDatabase, refuseLostDatabase, setDatabaseAside } from './disk/database-files.js';
+import { placeDatabase, refuseLostDatabase, refuseUnreadable, setDatabaseAside } from './disk/database-files.js';
 import { Possession } from './disk/possession.js';
 import { Images } from './image/images.js';
 import { Rebuilder, type RebuildReport } from './image/rebuild.js';
@@ -173,8 +173,8 @@ export class Engine implements EngineApi {
       this.closeRegistries = () => remotes.registries.close();
       return remotes;
     });
-    this.checker = new Checker(context);
-    this.diskReporter = new DiskReporter(context);
+    this.checker = new Checker(context, { layers: this.layerStore, leases: this.leaseStore });
+    this.diskReporter = new DiskReporter(context, () => this.collector.unneeded());
     this.explainer = new Explainer(context);
     this.backups = new Backups(context);
     this.eventLog = new EventLog(context);
@@ -209,12 +209,16 @@ export class Engine implements EngineApi {
     return report;
   }
 
-  /** Puts a copy that {@link backup} made in the place of the database. What was stored since is gone with the next start. */
-  static restore(config: EngineConfig, file: string): void {
+  /**
+   * Puts a copy that {@link backup} made in the place of the database. What was stored since is gone with the next start.
+   * Returns where the database that was there lies now; null where there was none.
+   */
+  static restore(config: EngineConfig, file: string): string | null {
+    refuseUnreadable(file);
     const places = new Places(config.root, config.run);
     const possession = Possession.take(places);
     try {
-      placeDatabase(places, file, checkBackup);
+      return placeDatabase(places, file, checkBackup);
     } finally {
       possession.release();
     }

@@ -10,7 +10,7 @@ import { join } from 'node:path';
  *   ROOT/t/DIR/          a tree of a whole chain (drivers that need one), rebuildable
  *   ROOT/b/FILE          a kept compressed blob, under a name of its own
  *   ROOT/i/HEX           what is known of an image, for the day when the database is lost
- *   ROOT/lost/           what a rebuild could not make sense of
+ *   ROOT/lost/           what a rebuild or a restore set aside
  *   ROOT/e/              an empty directory, the lowest lower where overlay wants two
  *   ROOT/trash/NAME      what is to be unlinked
  *   RUN/lock             flock of the one daemon, with the root it serves

@@ -14,8 +14,9 @@ export async function rebuildStore({ settings }: Configuration): Promise<void> {
   for (const { path, reason } of lost) process.stdout.write(`  set aside into lost/: ${path}: ${reason}\n`);
 }
 
-/** Puts a backup back. Throws STORE_LOCKED, STORE_DAMAGED, STORE_NEWER. */
+/** Puts a backup back. Throws INVALID_ARGUMENT, STORE_LOCKED, STORE_DAMAGED, STORE_NEWER. */
 export function restoreStore({ settings }: Configuration, file: string): void {
-  Engine.restore(engineConfigOf(settings), file);
+  const aside = Engine.restore(engineConfigOf(settings), file);
   process.stdout.write('The database is restored. The next start compares it with the files.\n');
+  if (aside !== null) process.stdout.write(`The one that was there lies in ${aside} until you remove it.\n`);
 }

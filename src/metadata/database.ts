@@ -56,10 +56,8 @@ export function checkBackup(path: string): void {
       n: number;
     };
     if (found !== 'ok' || tables.n !== 1) {
-      throw new LayerdError('STORE_DAMAGED', `${path} is not a whole database of layerd: ${String(found)}`, {
-        details: { path },
-        hint: 'Take another backup.',
-      });
+      const problem = tables.n === 1 ? String(found) : 'it has no table of layers';
+      throw new LayerdError('STORE_DAMAGED', problem, { details: { path }, hint: 'Take another backup.' });
     }
   } catch (thrown) {
     throw sqlError(thrown);

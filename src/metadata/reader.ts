@@ -352,16 +352,6 @@ export class MetadataReader {
     return this.sql.all('SELECT image.image_id, name FROM ref JOIN image ON image.id = ref.image_id ORDER BY name');
   }
 
-  /** Copies of layers that no image, lease or build cache has; snapshots may still lie on them. */
-  unreferencedLayers(): StackedRow[] {
-    return this.sql.all(
-      `SELECT ${STACKED}
-       WHERE NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer_id = layer.id)
-         AND NOT EXISTS (SELECT 1 FROM lease_layer WHERE lease_layer.layer_id = layer.id)
-         AND NOT EXISTS (SELECT 1 FROM build_cache WHERE build_cache.layer_id = layer.id)`,
-    );
-  }
-
   imagesOfLayer(layerId: number): { id: number; image_id: Digest }[] {
     return this.sql.all(
       'SELECT DISTINCT image.id, image.image_id FROM image JOIN image_layer ON image_layer.image_id = image.id WHERE layer_id = ?',

@@ -15,16 +15,26 @@ import type { StackedRow } from '../metadata/rows.js';
 import { storedLayer, type StoreContext } from './context.js';
 import { agreed, disagreements, isEmpty, strayPaths, type Disagreements } from './inventory.js';
 import { ImageFiles } from './image-files.js';
+import type { Layers } from './layers.js';
+import type { Leases } from './leases.js';
 import * as problem from './problems.js';
 
 /** Between two looks at the disk: longer than a removal takes from its row to its rename. */
 const SETTLE_MS = 200;
 
+/** What repairs layers. */
+export interface CheckerParts {
+  layers: Layers;
+  leases: Leases;
+}
+
 export class Checker {
   private readonly context: StoreContext;
+  private readonly parts: CheckerParts;
 
-  constructor(context: StoreContext) {
+  constructor(context: StoreContext, parts: CheckerParts) {
     this.context = context;
+    this.parts = parts;
   }
 
   async check(options: CheckOptions, progress: OnProgress, signal: AbortSignal): Promise<CheckReport> {
@@ -98,7 +108,7 @@ export class Checker {
     const quick = options.quick ?? false;
     const found = await pool.run('bulk', 'layer.verify', { layer, quick });
     const repairable = options.repair === true && found.some((fault) => fault.repairable);
-    const left = repairable ? await pool.run('bulk', 'layer.repair', { layer }) : found;
+    let left = repairable ? await pool.run('bulk', 'layer.repair', { layer }) : found;
     // It may have been collected meanwhile: then nothing is missing.
     if (reader.storedLayerByDir(row.dir) === undefined) return [];
     // Known damage is what lets a later load put whole bytes in its place. A quick look acquits nobody.
@@ -106,10 +116,20 @@ export class Checker {
     if (left.length === 0 && row.damaged === 1 && !quick) {
       await writer.run('markDamaged', { dir: row.dir, damaged: false });
     }
+    const others = reader.storedLayers(row.layer_id).some(({ damaged, dir }) => damaged === 0 && dir !== row.dir);
+    if (left.length > 0 && options.repair === true && others && (await this.isMended(row))) left = [];
     const affects = found.length === 0 ? [] : this.usersOf(row.layer_id);
-    return found.map((fault) =>
-      problem.layerFault(row.diff_id, fault, affects, !left.some(({ code }) => code === fault.code)),
-    );
+    return found.map((fault) => {
+      const repaired = !left.some(({ code }) => code === fault.code);
+      return problem.layerFault(row.diff_id, { ...fault, repairable: fault.repairable || others }, affects, repaired);
+    });
+  }
+
+  /** Made anew from another copy, as when the layer is loaded again. */
+  private async isMended({ diff_id: diffId, dir }: StackedRow): Promise<boolean> {
+    const { layers, leases } = this.parts;
+    await leases.during('check', (leaseId) => layers.present({ diffId }, leaseId));
+    return this.context.reader.storedLayerByDir(dir)?.damaged === 0;
   }
 
   /** Kept blobs are a second copy of layers that are whole: a wrong one is let go, and a load brings it again. */

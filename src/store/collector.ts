@@ -93,6 +93,12 @@ export class Collector {
     return { ...report, waiting: await this.waiting(report) };
   }
 
+  /** Bytes that a collection without a grace period would take. */
+  async unneeded(): Promise<number> {
+    const { bytes } = await this.pass({ dryRun: true, grace: 0 });
+    return bytes;
+  }
+
   /** Passes run one after the other. */
   private async collect(options: GcOptions): Promise<Collection> {
     const pass = this.running.then(() => this.pass(options));

@@ -9,11 +9,14 @@ type Row = DiskReport['rows'][number];
 
 export class DiskReporter {
   private readonly context: StoreContext;
+  private readonly unneeded: () => Promise<number>;
   /** Live uppers are measured at most so often; the age is shown. */
   private uppers: { at: number; bytes: Map<string, Measure> } | null = null;
 
-  constructor(context: StoreContext) {
+  /** `unneeded`: the bytes that a collection without a grace period would take. */
+  constructor(context: StoreContext, unneeded: () => Promise<number>) {
     this.context = context;
+    this.unneeded = unneeded;
   }
 
   /**
@@ -22,6 +25,8 @@ export class DiskReporter {
    */
   async report(): Promise<DiskReport> {
     const { reader, pool, places } = this.context;
+    // first: what it tries out and takes back the database writes to its log, which is measured below
+    const unneeded = await this.unneeded();
     const names = await pool.run('short', 'store.scan', undefined);
     const imagesOf = this.imagesOfLayers();
     const rows: Row[] = [...this.layerRows(imagesOf), ...this.blobRows(imagesOf)];
@@ -66,8 +71,7 @@ export class DiskReporter {
       total: rows.reduce((sum, row) => sum + row.bytes, 0),
       rows,
       images: this.imageRows(imagesOf),
-      reclaimable:
-        rows.filter((row) => row.kind === 'trash').reduce((sum, row) => sum + row.bytes, 0) + this.unneeded(),
+      reclaimable: rows.filter((row) => row.kind === 'trash').reduce((sum, row) => sum + row.bytes, 0) + unneeded,
       buildCache: this.buildCache(),
       sharedExtents: await pool.run('stream', 'store.shared', undefined),
       uppersMeasured: this.uppers?.at ?? null,
@@ -159,15 +163,6 @@ export class DiskReporter {
     const rows = this.context.reader.buildCache();
     const alone = new Map(rows.filter((row) => row.in_image === 0).map((row) => [row.layer_id, row.disk]));
     return { entries: rows.length, bytes: [...alone.values()].reduce((sum, disk) => sum + disk, 0) };
-  }
-
-  /** Layers that no image, container, snapshot, lease or build cache needs: the next collection takes them. */
-  private unneeded(): number {
-    const { reader } = this.context;
-    return reader
-      .unreferencedLayers()
-      .filter(({ layer_id: layer }) => reader.snapshots.ofLayer(layer).length === 0)
-      .reduce((sum, row) => sum + row.disk, 0);
   }
 }
 

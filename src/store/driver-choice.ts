@@ -43,9 +43,10 @@ export function requireDriver(asked: EngineConfig['driver'], probed: ProbedDrive
   });
 }
 
-/** Which driver a store that was migrated uses from its next start on, in words. */
+/** Which driver a store that was migrated uses for what is new, now and from its next start on, in words. */
 export function afterRestart(configured: EngineConfig['driver'], to: words.DriverName): string {
-  if (configured === to) return `a restart uses ${to} for what is new: it is configured`;
-  if (configured === 'auto') return `a restart uses ${to} for what is new: driver = "auto" follows the last migration`;
-  return `a restart uses ${configured} for what is new, since that is configured: set driver = "${to}" or "auto"`;
+  const now = `what is new uses ${to} from now on`;
+  if (configured === to) return `${now}, and after a restart: it is configured`;
+  if (configured === 'auto') return `${now}, and after a restart: driver = "auto" follows the last migration`;
+  return `${now}, and after a restart ${configured}, since that is configured: set driver = "${to}" or "auto"`;
 }

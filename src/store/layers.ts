@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type { MessagePort } from 'node:worker_threads';
 import type { StoredLayer } from '../../drivers/driver.js';
 import type { Digest } from '../core/digest.js';
+import { KeyedLock } from '../core/keyed-lock.js';
 import { LayerdError, toLayerdError } from '../core/errors.js';
 import { Gathered } from '../core/gathered.js';
 import type { DriverName } from '../core/words.js';
@@ -61,6 +62,8 @@ export class Layers {
   private readonly arriving = new Map<Digest, Promise<void>>();
   private readonly partials: Partials;
   private readonly files: FileLayers;
+  /** What is damaged is replaced by one at a time. */
+  private readonly mending = new KeyedLock();
   /** Looks at the files of layers, each at the copies of one. */
   private readonly looks: Gathered<readonly StoredLayer[], boolean[]>;
 
@@ -73,8 +76,8 @@ export class Layers {
 
   /**
    * Finds a layer that is here whole, and puts it under the lease. A copy that a look at its files shows to be
-   * damaged does not count: it is marked, and loading the layer heals it. Nor does one whose compressed blob should be
-   * kept and is not.
+   * damaged does not count: it is marked, and loading the layer heals it; where another copy is whole, from that one.
+   * Nor does one whose compressed blob should be kept and is not.
    */
   async present(
     candidate: { diffId?: Digest | undefined; blobDigest?: Digest | undefined },
@@ -94,7 +97,32 @@ export class Layers {
     }
     const keptBlob = keepBlob && blobDigest !== layer.diff_id ? (blobDigest ?? null) : null;
     const held = await writer.run('holdPresentLayer', { leaseId, diffId: layer.diff_id, keptBlob });
-    return held ? layer : null;
+    return held && (await this.mend(layer)) ? layer : null;
+  }
+
+  /**
+   * Damaged copies are made anew, in place, from one that is whole. The layer is held by a lease. False where none turns
+   * out to be whole.
+   */
+  private mend(layer: LayerRow): Promise<boolean> {
+    const { reader, log } = this.context;
+    const copies = (damaged: 0 | 1): StackedRow[] =>
+      reader.storedLayers(layer.id).filter((row) => row.damaged === damaged);
+    if (copies(1).length === 0) return Promise.resolve(true);
+    return this.mending.run(layer.diff_id, async () => {
+      for (const damaged of copies(1)) {
+        const [whole] = copies(0);
+        if (whole === undefined) return false;
+        try {
+          await this.replaceByCopy(damaged, whole);
+        } catch (thrown) {
+          // the whole copy serves the layer all the same
+          const error = toLayerdError(thrown).toBody();
+          log.warn({ layer: layer.diff_id, dir: damaged.dir, error }, 'a damaged copy of a layer stays as it is');
+        }
+      }
+      return copies(0).length > 0;
+    });
   }
 
   /** One hop for all that are asked for at a time. */
@@ -240,7 +268,7 @@ export class Layers {
     const { outcome, blobSpare } = await writer.run('addStoredLayer', rowOf(leaseId, driver, dir, ingested));
     const layer = reader.layer(ingested.diffId);
     if (layer === undefined) throw new LayerdError('INTERNAL', `layer ${ingested.diffId} vanished under its lease`);
-    if (outcome === 'heals') await this.heal(layer, driver, dir, ingested.facts);
+    if (outcome === 'heals') await this.mending.run(layer.diff_id, () => this.heal(layer, driver, dir, ingested.facts));
     if (outcome !== 'added' || blobSpare) {
       const [layers, blobs] = [outcome === 'added' ? [] : [dir], blobSpare ? [dir] : []];
       await moveToTrash(this.context, { layers, snapshots: [], trees: [], blobs });
@@ -303,13 +331,15 @@ export class Layers {
       .filter((row) => row.driver === driver && row.damaged === 1);
     if (first === undefined) return;
     await this.replace(first, dir, facts);
-    for (const other of others) {
-      await this.inStaging(async (copy) => {
-        const copied = await this.copy(storedLayer(first), driver, copy);
-        await this.replace(other, copy, copied.facts);
-        await this.discard(copy);
-      });
-    }
+    for (const other of others) await this.replaceByCopy(other, first);
+  }
+
+  private async replaceByCopy(damaged: StackedRow, whole: StackedRow): Promise<void> {
+    await this.inStaging(async (dir) => {
+      const { facts } = await this.copy(storedLayer(whole), damaged.driver, dir);
+      await this.replace(damaged, dir, facts);
+      await this.discard(dir);
+    });
   }
 
   /** Puts the whole bytes of `dir` in the place of a damaged copy; `dir` then holds the damaged ones. */

@@ -157,12 +157,14 @@ const ROOMS: Record<string, string> = {
   b: 'compressed blobs are kept in it',
   e: 'it is the empty directory that overlay mounts need',
   trash: 'what is to be unlinked is kept in it',
+  lost: 'what a rebuild or a restore set aside is kept in it, until you remove it',
 };
 
 /** What lies in those that no row tells of. */
 const CONTENTS: Record<string, string> = {
   db: 'it is the database',
   trash: 'it is in the trash and will be unlinked',
+  lost: 'a rebuild or a restore set it aside; it stays until you remove it',
   t: 'it is a tree of a chain, a cache that is made again when it is needed',
 };
 

@@ -1,5 +1,5 @@
 /** The database is lost, damaged, backed up and restored: layers and images come back from the files. */
-import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -74,7 +74,8 @@ describeWith('a backup', [needsRoot()], () => {
       await store.engine.removeImage(REF, {});
       await store.engine.tag('localhost/busy:1', TAGGED);
       await store.stop();
-      Engine.restore(store.config, file);
+      const aside = Engine.restore(store.config, file);
+      expect(existsSync(join(aside ?? '', 'layerd.db'))).toBe(true);
       await store.start();
       const refs = [...store.engine.images()].flatMap((image) => image.refs);
       expect(refs).toContain(REF);
@@ -89,7 +90,14 @@ describeWith('a backup', [needsRoot()], () => {
       await store.stop();
       const file = join(store.home, 'no-backup');
       writeFileSync(file, 'not a database, but long enough to be looked at'.repeat(100));
-      expect(() => Engine.restore(store.config, file)).toThrow(expect.objectContaining({ code: 'STORE_DAMAGED' }));
+      const refused = (path: string, code: string): void =>
+        expect(() => Engine.restore(store.config, path)).toThrow(
+          expect.objectContaining({ code, message: expect.stringContaining(path) as string }),
+        );
+      refused(file, 'STORE_DAMAGED');
+      refused(join(store.home, 'nothing'), 'INVALID_ARGUMENT');
+      refused(store.home, 'INVALID_ARGUMENT');
+      expect(readdirSync(join(store.config.root, 'trash'))).toEqual([]);
       await store.start();
       expect(store.engine.image(REF).refs).toEqual([REF]);
     }));

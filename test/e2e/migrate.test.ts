@@ -182,6 +182,28 @@ describeWith('a migration', [needsRoot(), needsProgram('python3'), needsProgram(
     });
   });
 
+  it.each([
+    ['the image is loaded again', async (store: TestStore) => void (await store.load(archive))],
+    ['check repairs it', async (store: TestStore) => void (await store.engine.check({ repair: true }, ignore, never))],
+  ])('makes a damaged copy anew from the one that it came from, when %s', async (_when, repair) => {
+    await withStore({ driver: 'overlay2' }, async (store) => {
+      await store.load(archive);
+      await migrate(store, 'erofs');
+      const [layer] = store.engine.image(ONE).layers;
+      const tar = join(layer?.path ?? '', 'tar');
+      const bytes = readFileSync(tar);
+      writeFileSync(tar, Buffer.from(bytes).fill('spoilt', bytes.length / 2));
+      const { problems } = await store.check();
+      expect(problems).toMatchObject([{ code: 'LAYER_CORRUPT', hint: expect.stringContaining('--repair') as string }]);
+      await repair(store);
+      expect(readFileSync(tar).equals(bytes)).toBe(true);
+      await store.collect();
+      await expectShown(store, ONE, 'one', 'erofs');
+      expect(keptBy(store)).toEqual(keptBy(store).map(() => ['erofs']));
+      await expectClean(store);
+    });
+  });
+
   it('refuses a driver that does not work here, and changes nothing', async () => {
     await withStore({ driver: 'overlay2' }, async (store) => {
       await store.load(archive);
