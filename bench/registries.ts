@@ -50,7 +50,7 @@ interface Run {
 }
 
 const figures = new Map<string, Map<string, Run[]>>();
-/** Cold; with all layers but the top one there; and to an empty registry. */
+/** Cold; with all layers but the top one there; and to an empty registry. What one fails in is said, and the rest goes on. */
 async function race(contender: Contender): Promise<void> {
   await withRegistry(async (full) => {
     const ref = `${full}/${image.name}:1`;
@@ -64,7 +64,12 @@ async function race(contender: Contender): Promise<void> {
         return daemon.own + daemon.children + processorMs('self').children;
       };
       const before = spent();
-      const ms = await timed(work);
+      const ms = await timed(work).catch((thrown: unknown) => {
+        process.exitCode = 1;
+        process.stderr.write(`${contender.name}, ${scenario}: ${String(thrown)}\n`);
+        return null;
+      });
+      if (ms === null) return;
       const one: Run = { ms, processor: spent() - before };
       const all = figures.get(scenario) ?? new Map<string, Run[]>();
       figures.set(scenario, all);
