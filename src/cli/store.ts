@@ -188,9 +188,8 @@ function migrateText({
   afterRestart,
 }: MigrateReport): string {
   const failed = failures.map(({ diffId, code, message }) => `${code} ${shortId(diffId)}: ${message}\n`);
-  const left = chainsLeft === 0 ? '' : `, ${chainsLeft} chains stay where they are`;
-  const alive =
-    containers.length === 0 ? '' : `${counted(containers.length, 'container')} left where it lies until removed\n`;
+  const left = chainsLeft === 0 ? '' : `, ${counted(chainsLeft, 'chain')} not moved`;
+  const alive = containers.length === 0 ? '' : `${counted(containers.length, 'container')} not moved until removed\n`;
   return `${failed.join('')}${counted(layers, 'layer')}, ${bytes(size)} copied to ${to}${left}\n${alive}${afterRestart}\n`;
 }
 

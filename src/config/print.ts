@@ -4,7 +4,6 @@ import {
   environmentName,
   flagName,
   SETTING_LIST,
-  SETTINGS,
   type Setting,
   type SettingKey,
   type SettingValue,
@@ -20,9 +19,10 @@ export function printToml(configuration: Configuration): string {
       section = table;
       lines.push(`[${table}]`);
     }
+    const value = shown(setting, configuration.settings[key]);
     lines.push(
       ...wrap(setting.doc, 110).map((line) => `# ${line}`),
-      `${name} = ${setting.kind.toToml(shown(configuration, key))}  # ${describeOrigin(configuration, key)}`,
+      `${name} = ${setting.kind.toToml(value)}  # ${describeOrigin(configuration, key)}`,
       '',
     );
   }
@@ -42,22 +42,20 @@ export interface PrintedSetting {
 
 /** Every setting as data; durations are milliseconds, sizes bytes. */
 export function printData(configuration: Configuration): PrintedSetting[] {
-  return SETTING_LIST.map(([key, { doc, reloads }]) => ({
+  return SETTING_LIST.map(([key, setting]) => ({
     key,
-    value: shown(configuration, key),
+    value: shown(setting, configuration.settings[key]),
     origin: configuration.origins.get(key)?.origin ?? 'default',
     where: configuration.origins.get(key)?.where ?? '',
     environment: environmentName(key),
     flag: `--${flagName(key)}`,
-    reloads,
-    doc,
+    reloads: setting.reloads,
+    doc: setting.doc,
   }));
 }
 
 /** Without its secret, if it has one. */
-function shown(configuration: Configuration, key: SettingKey): SettingValue {
-  const { kind } = SETTINGS[key] as Setting<SettingValue>;
-  const value = configuration.settings[key];
+function shown({ kind }: Setting<SettingValue>, value: SettingValue): SettingValue {
   return kind.shown?.(value) ?? value;
 }
 

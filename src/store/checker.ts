@@ -116,9 +116,10 @@ export class Checker {
     if (left.length === 0 && row.damaged === 1 && !quick) {
       await writer.run('markDamaged', { dir: row.dir, damaged: false });
     }
+    if (found.length === 0) return [];
     const others = reader.storedLayers(row.layer_id).some(({ damaged, dir }) => damaged === 0 && dir !== row.dir);
     if (left.length > 0 && options.repair === true && others && (await this.isMended(row))) left = [];
-    const affects = found.length === 0 ? [] : this.usersOf(row.layer_id);
+    const affects = this.usersOf(row.layer_id);
     return found.map((fault) => {
       const repaired = !left.some(({ code }) => code === fault.code);
       return problem.layerFault(row.diff_id, { ...fault, repairable: fault.repairable || others }, affects, repaired);

@@ -3,7 +3,7 @@ import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { status } from '@grpc/grpc-js';
 import { isDigest, type Digest } from '../../core/digest.js';
 import { LayerdError } from '../../core/errors.js';
-import { withStallLimit } from '../../core/stall.js';
+import { unstalled, withStallLimit } from '../../core/stall.js';
 import {
   CONTENT,
   ContentListRequest,
@@ -37,11 +37,13 @@ const WRITE_BYTES = 2 * 1024 * 1024;
 export class ContentStore {
   private readonly client: Client;
   private readonly stallMs: number;
+  private readonly stalled: () => LayerdError;
   private readonly metadata = new Metadata();
 
   /** `namespace`: containerd's, whose blobs are seen. */
   constructor({ socket, stallMs }: ContainerdAddress, namespace: string) {
     this.stallMs = stallMs;
+    this.stalled = () => stalled(stallMs);
     this.client = new Client(`unix:${socket}`, credentials.createInsecure(), {
       'grpc.max_receive_message_length': 32 * 1024 * 1024,
     });
@@ -82,7 +84,7 @@ export class ContentStore {
     const answers = (call as AsyncIterable<Of<typeof WriteResponse>>)[Symbol.asyncIterator]();
     const ask = async (request: Partial<Of<typeof WriteRequest>>): Promise<Of<typeof WriteResponse>> => {
       call.write({ action: 0, ref, total: 0, expected: '', offset: 0, data: Buffer.alloc(0), labels: {}, ...request });
-      const { value, done } = await this.soon(answers.next());
+      const { value, done } = await withStallLimit(answers.next(), this.stallMs, this.stalled);
       if (done === true) throw new LayerdError('STREAM_BROKEN', 'containerd ended the writing of a blob');
       return value;
     };
@@ -107,10 +109,6 @@ export class ContentStore {
     return { digest: digest(), size };
   }
 
-  private soon<T>(answer: Promise<T>): Promise<T> {
-    return withStallLimit(answer, this.stallMs, () => stalled(this.stallMs));
-  }
-
   private async *stream<Q, A>(
     method: string,
     question: Message<Q>,
@@ -128,9 +126,7 @@ export class ContentStore {
     const cancel = (): void => call.cancel();
     signal?.addEventListener('abort', cancel);
     try {
-      const answers = (call as AsyncIterable<A>)[Symbol.asyncIterator]();
-      for (let next = await this.soon(answers.next()); next.done !== true; next = await this.soon(answers.next()))
-        yield next.value;
+      yield* unstalled(call as AsyncIterable<A>, this.stallMs, this.stalled);
     } catch (thrown) {
       throw contentError(thrown);
     } finally {

@@ -1,18 +1,17 @@
 /** Bodies that stream: back-pressure both ways, and an idle limit instead of a total one. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { LayerdError } from '../../core/errors.js';
-import { withStallLimit } from '../../core/stall.js';
+import { unstalled, withStallLimit } from '../../core/stall.js';
 
 /**
  * The body of a request, read as fast as its consumer takes it. Only the time that the client lets us wait counts: a
  * consumer that is busy never makes an upload time out. Throws TIMEOUT when the client stalls, CANCELLED when it hangs up.
  */
 export async function* uploadOf(request: IncomingMessage, stallMs: number): AsyncGenerator<Buffer> {
-  const chunks = request[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
-  for (;;) {
-    const next = await withStallLimit(chunks.next(), stallMs, () => stalled('upload', stallMs)).catch(hungUp);
-    if (next.done === true) return;
-    yield next.value;
+  try {
+    yield* unstalled(request as AsyncIterable<Buffer>, stallMs, () => stalled('upload', stallMs));
+  } catch (thrown) {
+    hungUp(thrown);
   }
 }
 
