@@ -1,14 +1,16 @@
 /** Contenders against each other on the same archives: interleaved, medians, ratios. */
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fixture, type Fixture } from './fixtures/fixtures.js';
 import type { FixtureName } from './fixtures/recipes.js';
 import { run } from './fixtures/shell.js';
 import { columns, Figures, median, missingPrograms, shown, warmCache, type Figure } from './harness.js';
+import { LoopDisk } from './loop-disk.js';
 import { contenders, type Contender, type Form, type Imported } from './peers.js';
 
 const FORMS: readonly Form[] = ['gzip', 'plain'];
+const SPARE_BYTES = 512 * 1024 * 1024;
 
 /** Imports by layerd, by the peers that are installed, and by the bare tools. Needs root. */
 export async function compareImports(
@@ -23,27 +25,45 @@ export async function compareImports(
     else process.stderr.write(`${contender.name}: ${missing.join(', ')} not installed\n`);
   }
   const figures = new Figures();
-  for (const name of names) {
-    const image = await fixture(name);
-    for (const form of Object.values(image.forms)) warmCache(form.path);
+  for (const name of names) await takeTurns(await fixture(name), present, figures, { runs, peerRuns });
+  return figures.all();
+}
+
+/** The turns of one image. */
+async function takeTurns(
+  image: Fixture,
+  present: readonly Contender[],
+  figures: Figures,
+  { runs, peerRuns }: { runs: number; peerRuns: number },
+): Promise<void> {
+  for (const form of Object.values(image.forms)) warmCache(form.path);
+  // a short name: mount options of the peers take one page
+  const home = mkdtempSync(join(tmpdir(), 'vs-'));
+  // the largest that a contender makes of an image are two copies and its archive
+  const disk = await LoopDisk.make(home, SPARE_BYTES + 6 * image.forms.dockerArchive.size, { filled: true });
+  try {
     for (let round = 0; round < runs; round += 1) {
       for (const form of FORMS) {
         const taking = present.filter(
           ({ forms, kind }) => forms.includes(form) && (kind !== 'peer' || round < peerRuns),
         );
         for (const contender of taking) {
-          process.stderr.write(`${name}, ${form}, ${contender.name} …\n`);
-          const imported = await once(contender, image, form).catch((thrown: unknown) => giveUp(contender, thrown));
+          process.stderr.write(`${image.name}, ${form}, ${contender.name} …\n`);
+          const imported = await once(contender, image, form, disk).catch((thrown: unknown) =>
+            giveUp(contender, thrown),
+          );
           if (imported === null) continue;
-          figures.add(`import (${form})`, contender.name, name, 'ms', imported.ms);
+          figures.add(`import (${form})`, contender.name, image.name, 'ms', imported.ms);
           for (const [what, [unit, value]] of Object.entries(imported.beside ?? {})) {
-            figures.add(`${what} (${form})`, contender.name, name, unit, value);
+            figures.add(`${what} (${form})`, contender.name, image.name, unit, value);
           }
         }
       }
     }
+  } finally {
+    await disk.dispose();
+    rmSync(home, { recursive: true, force: true });
   }
-  return figures.all();
 }
 
 /** A peer that fails is said, and does not end the race for the others; layerd and the floors must not fail. */
@@ -71,17 +91,16 @@ export function ratios(figures: readonly Figure[]): string {
   return columns([header, ...rows]);
 }
 
-async function once(contender: Contender, image: Fixture, form: Form): Promise<Imported> {
-  // a short name: mount options of the peers take one page
-  const home = mkdtempSync(join(tmpdir(), 'vs-'));
+/**
+ * Each on a new file system: ext4 passes over the inodes of files that were removed within the last minutes, so what one
+ * contender made and removed would slow down the next.
+ */
+async function once(contender: Contender, image: Fixture, form: Form, disk: LoopDisk): Promise<Imported> {
+  await disk.format('ext4');
   try {
-    mkdirSync(home, { recursive: true });
-    // nobody pays for what another left to be written
-    await run('sync', ['--file-system', home]);
-    return await contender.import(image, form, home);
+    return await contender.import(image, form, disk.path);
   } finally {
-    await unmountBelow(home);
-    rmSync(home, { recursive: true, force: true });
+    await unmountBelow(disk.path);
   }
 }
 

@@ -14,7 +14,7 @@ import type { FixtureName } from './fixtures/recipes.js';
 import { run } from './fixtures/shell.js';
 import { Figures, missingPrograms, timed, warmCache, type Figure, type ScriptTime } from './harness.js';
 import { unmountBelow } from './imports.js';
-import { btrfsDisk } from './loop-disk.js';
+import { LoopDisk } from './loop-disk.js';
 import { archive, extractLayers } from './peers.js';
 
 /** An image that somebody keeps, with one container on it. */
@@ -114,7 +114,8 @@ class ReadingBench {
     const [name = '', way] = driver.split('+');
     let place = home;
     if (name === 'btrfs') {
-      const disk = await btrfsDisk(home, BTRFS_BYTES);
+      const disk = await LoopDisk.make(home, BTRFS_BYTES);
+      await disk.format('btrfs');
       this.closing.push(() => disk.dispose());
       place = join(disk.path, 'layerd');
       mkdirSync(place);
