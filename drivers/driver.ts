@@ -168,8 +168,6 @@ export interface SnapshotKeeper {
   diff(spec: SnapshotSpec): ByteSource;
   /** The merged root as one tar, mounted or not. */
   root(spec: SnapshotSpec): ByteSource;
-  /** Waits until what the container wrote so far is on disk. */
-  sync(spec: SnapshotSpec): void;
   /**
    * The upper is to be a lower, as it lies there: says what a stack needs to know of it. `sync`: what was written is durable
    * when this returns. `root`: for an upper that was made as if upon nothing and comes to lie on a stack whose root has

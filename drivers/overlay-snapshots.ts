@@ -133,15 +133,6 @@ export class OverlaySnapshots implements SnapshotKeeper {
     return { path: fdPath(fd), close: () => close(fd) };
   }
 
-  sync(spec: SnapshotSpec): void {
-    const fd = openSync(this.context.places.snapshot(spec.dir), 'r');
-    try {
-      syncfs(fd);
-    } finally {
-      closeSync(fd);
-    }
-  }
-
   seal(spec: SnapshotSpec, options: { sync: boolean; root: RootAttributes | null }): SealedUpper {
     const upper = this.directory(spec, UPPER);
     const fd = openSync(upper, 'r');

@@ -56,10 +56,6 @@ export class ErofsSnapshots implements SnapshotKeeper {
     return this.overlay.root(fold(spec));
   }
 
-  sync(spec: SnapshotSpec): void {
-    this.overlay.sync(spec);
-  }
-
   seal(spec: SnapshotSpec, options: { sync: boolean; root: RootAttributes | null }): SealedUpper {
     return this.overlay.seal(spec, options);
   }

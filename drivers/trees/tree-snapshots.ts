@@ -69,10 +69,6 @@ export abstract class TreeSnapshots implements SnapshotKeeper {
     yield* this.written(spec, (disk, findings) => tarOfFindings(disk, findings.filter(isThere)));
   }
 
-  sync(spec: SnapshotSpec): void {
-    this.tools.sync(this.path(spec));
-  }
-
   release(spec: SnapshotSpec, options: { force: boolean }): void {
     this.unmount(spec, options);
   }

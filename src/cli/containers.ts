@@ -224,6 +224,6 @@ async function commit(cli: Cli, container: string, ref: string | undefined, flag
 function commitNotes({ diffId, size, whileMounted }: CommitResult): string[] {
   const layer =
     diffId === null ? 'nothing had changed: no layer was made' : `new layer ${shortId(diffId)} (${bytes(size)})`;
-  const mounted = 'the container was mounted meanwhile: the layer is what a crash at that moment would have left';
+  const mounted = 'the container was mounted meanwhile: the layer has what each file held when it was read';
   return whileMounted ? [layer, mounted] : [layer];
 }

@@ -98,10 +98,8 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
     'snapshot.changes': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
       pumpBytes(changeLines(keeper(args).changes(args.spec)), portOf(context)),
 
-    'snapshot.diff': async (args: SnapshotArgs, context: JobContext): Promise<void> => {
-      keeper(args).sync(args.spec);
-      await pumpBytes(keeper(args).diff(args.spec), portOf(context));
-    },
+    'snapshot.diff': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
+      pumpBytes(keeper(args).diff(args.spec), portOf(context)),
 
     /** The flattened root as a tar. */
     'snapshot.export': async (args: SnapshotArgs, context: JobContext): Promise<void> =>
@@ -111,7 +109,6 @@ export function snapshotJobs(drivers: Drivers, places: Places) {
     'snapshot.commit': async (args: CommitSnapshotArgs, context: JobContext): Promise<Ingested> => {
       const thaw = args.pauseCgroup === null ? null : freezeCgroup(args.pauseCgroup);
       try {
-        keeper(args).sync(args.spec);
         return await ingest(
           keeper(args).diff(args.spec),
           drivers(args.layerDriver).layers.begin(args.dir),

@@ -372,7 +372,10 @@ describeWith(
         stdio: ['ignore', 'pipe', 'pipe'],
       });
       children.push(activator);
-      await expect.poll(() => existsSync(socket), PATIENCE).toBe(true);
+      let said = '';
+      activator.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+      // the file is there before anybody listens
+      await expect.poll(() => said, PATIENCE).toContain('Listening');
       const client = new LayerdClient({ socket });
       // nothing runs yet: the first request starts the daemon and waits for it
       const info = await client.info();

@@ -134,7 +134,7 @@ describeWith('the btrfs driver', NEEDS, () => {
     const { snapshots } = rig().driver;
     expect(snapshots.usage(container.spec)).toEqual({ bytes: 0, inodes: 0 });
     fill(join(container.mount(), 'd/own'), MIB);
-    snapshots.sync(container.spec);
+    rig().writeBack();
     expect(snapshots.usage(container.spec)).toEqual({ bytes: MIB, inodes: 2 });
   });
 

@@ -72,7 +72,7 @@ export function limitsPart(rig: UseRig): void {
       const container = await rig().snapshot(await rig().stack([[file('lower', Buffer.alloc(MIB, 1))]]));
       const { snapshots } = rig().driver;
       const usage = () => {
-        snapshots.sync(container.spec);
+        rig().writeBack();
         return snapshots.usage(container.spec);
       };
       container.edit('touch .'); // the root counts once it is touched, and mounting makes a directory for the kernel
