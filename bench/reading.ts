@@ -26,6 +26,8 @@ interface Kept {
   below: string[];
   /** The tree of each layer by itself, where there is one that is not the same for all. */
   layers: string[];
+  /** Mounts the container anew, with nothing below it mounted or in the page cache, as after a reboot. */
+  remount(): Promise<void>;
   /** Takes the container and the image away, to the last file. */
   remove(): Promise<void>;
 }
@@ -84,6 +86,7 @@ class ReadingBench {
     }
     this.say(`extracted by tar`);
     await this.extract(exported);
+    for (const kept of this.kept) await kept.remount();
   }
 
   /** One turn of reading for each, beginning with another one each time. */
@@ -120,7 +123,7 @@ class ReadingBench {
       place = join(disk.path, 'layerd');
       mkdirSync(place);
     }
-    const flags = name === 'erofs' ? ['--erofs-directio', String(way === 'directio')] : [];
+    const flags = way === 'directio' ? ['--erofs-directio', 'on'] : [];
     const daemon = await startDaemon(place, ['--driver', name, '--log-level', 'warn', ...flags]);
     this.closing.push(async () => {
       await daemon.stop();
@@ -145,6 +148,12 @@ class ReadingBench {
     });
     this.add(name, 'first container, mounted', 'ms', first);
     this.add(name, 'disk, with a container', 'MB', await disk());
+    const remount = async (): Promise<void> => {
+      await client.unmount(id);
+      await unmountBelow(dirname(socket));
+      await dropCaches();
+      await client.mount(id);
+    };
     const remove = async (): Promise<void> => {
       await client.removeContainer(id, { force: true });
       await client.removeImage(image?.id ?? '', { force: true });
@@ -152,7 +161,14 @@ class ReadingBench {
     };
     const names = name.startsWith('erofs') ? readdirSync(join(root, 'l')) : [];
     const below = names.map((dir) => join(root, 'l', dir, 'tar'));
-    this.kept.push({ name, tree, below, layers: names.map((dir) => join(dirname(socket), 'l', dir, 'd')), remove });
+    this.kept.push({
+      name,
+      tree,
+      below,
+      layers: names.map((dir) => join(dirname(socket), 'l', dir, 'd')),
+      remount,
+      remove,
+    });
     return id;
   }
 
@@ -173,6 +189,7 @@ class ReadingBench {
       tree,
       below: [],
       layers: readdirSync(layers).map((layer) => join(layers, layer)),
+      remount: async () => undefined,
       remove: async () => void (await run('rm', ['-r', layers])),
     });
   }

@@ -163,6 +163,11 @@ export function isHeadOf(first: Buffer, imageBytes: number): boolean {
   return first.readUInt32LE(SUPERBLOCK_AT + 36) * BLOCK_BYTES === imageBytes;
 }
 
+/** How many inodes the image has that has this head. */
+export function inodesIn(head: Buffer): number {
+  return Number(head.readBigUInt64LE(SUPERBLOCK_AT + 16));
+}
+
 /** The UUID of the image that has this head. */
 export function uuidIn(head: Buffer): Buffer {
   return head.subarray(SUPERBLOCK_AT + 48, SUPERBLOCK_AT + 64);

@@ -7,7 +7,7 @@ import { digestFromHex, type Digest } from '../../src/core/digest.js';
 import { LayerdError } from '../../src/core/errors.js';
 import { replaceFile } from '../../src/disk/replace.js';
 import { TarScanner } from '../../src/tar/scanner.js';
-import { isHeadOf, uuidIn } from './format.js';
+import { inodesIn, isHeadOf, uuidIn } from './format.js';
 import { writeIndex, type IndexSource } from './index-writer.js';
 import type { LayerFiles } from './layer-files.js';
 import { decodeSeal, encodeSeal, INDEX_VERSION, SEAL_BYTES, type Seal } from './seal.js';
@@ -69,6 +69,16 @@ export function isWholeIndex(path: string): boolean {
 /** Reads all of it: besides being whole, it is what was sealed. Afterwards it is in the page cache, for who mounts it. */
 export function isSoundIndex(path: string): boolean {
   return inspect(path, holdsSeal);
+}
+
+/** How many inodes a whole index has. */
+export function inodesOf(path: string): number {
+  const fd = openSync(path, 'r');
+  try {
+    return inodesIn(readUpTo(fd, 0, HEAD_BYTES));
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function inspect(path: string, further: (fd: number, seal: Seal) => boolean): boolean {

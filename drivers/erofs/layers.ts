@@ -19,18 +19,18 @@ import {
 } from './index-file.js';
 import { layerFiles, type LayerFiles } from './layer-files.js';
 import { isMergedLayer, MergedStacks } from './merged.js';
-import { LayerMounts } from './mounts.js';
+import { LayerMounts, type ErofsOptions } from './mounts.js';
 
 /** Layers as tars with an EROFS index beside them, mounted straight from the two files. */
 export class ErofsLayers extends TarLayers {
   /** Whole stacks as one layer. */
   readonly merged: MergedStacks;
   private readonly mounts: LayerMounts;
-  private readonly directio: boolean;
+  private readonly directio: ErofsOptions['directio'];
 
-  constructor(places: Places, { directio }: { directio: boolean }) {
-    // With directio the mount never reads through the page cache of the tar; without, what import left there is used.
-    super({ driver: 'erofs', places, dropCache: directio });
+  constructor(places: Places, { directio }: ErofsOptions) {
+    // With directio on no mount reads through the page cache of the tar; else what import left there is used.
+    super({ driver: 'erofs', places, dropCache: directio === 'on' });
     this.directio = directio;
     this.merged = new MergedStacks(places, { directio });
     this.mounts = new LayerMounts(places.layerMounts, { directio });
@@ -62,7 +62,7 @@ export class ErofsLayers extends TarLayers {
 
   /** What was read through the mount is in its cache; the tar's pages, through which it came, only take room. */
   settle(layer: StoredLayer): void {
-    if (!this.directio) dropFromCache(this.files(layer).tar);
+    if (this.directio !== 'on') dropFromCache(this.files(layer).tar);
   }
 
   protected override writeBeside({ directory, diffId, size, tree }: TarLayer): string[] {

@@ -19,7 +19,7 @@ import type { Lower, StoredLayer, TreeKeeper } from '../driver.js';
 import { emitImage, isSoundIndex, isWholeIndex, scanTarFile, writePieces, type IndexedLayer } from './index-file.js';
 import type { IndexSource } from './index-writer.js';
 import { layerFiles } from './layer-files.js';
-import { LayerMounts, type MountImage } from './mounts.js';
+import { LayerMounts, type ErofsOptions, type MountImage } from './mounts.js';
 
 /**
  * Stacks with more visible layers than this are merged. What Docker and containerd build has 127 at most: for those, pages
@@ -60,7 +60,7 @@ export class MergedStacks implements TreeKeeper {
   private readonly places: Places;
   private readonly mounts: LayerMounts;
 
-  constructor(places: Places, options: { directio: boolean }) {
+  constructor(places: Places, options: ErofsOptions) {
     this.places = places;
     this.mounts = new LayerMounts(join(places.run, 't'), options);
   }

@@ -5,6 +5,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { bytesOf } from '../../src/core/bytes.js';
+import type { DriverOptions } from '../../src/core/engine-config.js';
 import { LayerdError } from '../../src/core/errors.js';
 import { erofsMount } from '../../src/linux/erofs.js';
 import { AT_FDCWD, close } from '../../src/linux/files.js';
@@ -12,6 +13,7 @@ import { waitLock } from '../../src/linux/lock.js';
 import { attach } from '../../src/linux/mount.js';
 import { removeMountPoint } from '../../src/linux/mount-point.js';
 import { mountIdOf, tryStatAt } from '../../src/linux/stat.js';
+import { suitsDirectio } from './directio.js';
 import { LAYER_DIRECTORY } from './index-writer.js';
 import { withReadahead } from './readahead.js';
 
@@ -19,6 +21,8 @@ import { withReadahead } from './readahead.js';
 const EROFS_SUPER_MAGIC = 0xe0f5e1e2;
 /** So many mounts are known at a time. */
 const REMEMBERED = 4096;
+
+export type ErofsOptions = DriverOptions['erofs'];
 
 /** An index and the tars that it points into, in the order of its devices. */
 export interface MountImage {
@@ -28,12 +32,12 @@ export interface MountImage {
 
 export class LayerMounts {
   private readonly base: string;
-  private readonly directio: boolean;
+  private readonly directio: ErofsOptions['directio'];
   /** Ids of mounts by DIR that were seen to be ours. */
   private readonly known = new Map<string, number>();
 
   /** `base`: the directory of the mount points; nothing else is mounted there. */
-  constructor(base: string, options: { directio: boolean }) {
+  constructor(base: string, options: ErofsOptions) {
     this.base = base;
     this.directio = options.directio;
   }
@@ -59,9 +63,7 @@ export class LayerMounts {
       if (found !== null) return found;
       const target = join(this.base, dir);
       mkdirSync(target, { recursive: true, mode: 0o700 });
-      const fd = withReadahead(image.tars, () =>
-        erofsMount({ image: image.index, devices: image.tars, directio: this.directio }),
-      );
+      const fd = withReadahead(image.tars, () => this.mountDetached(image));
       try {
         attach(fd, bytesOf(target));
       } finally {
@@ -78,6 +80,20 @@ export class LayerMounts {
     const target = join(this.base, dir);
     if (!existsSync(target)) return;
     this.locked(() => removeMountPoint(target, options));
+  }
+
+  /** By directio or through the page cache, as the setting says. */
+  private mountDetached(image: MountImage): number {
+    const spec = { image: image.index, devices: image.tars };
+    if (this.directio !== 'auto') return erofsMount({ ...spec, directio: this.directio === 'on' });
+    if (suitsDirectio(image)) {
+      try {
+        return erofsMount({ ...spec, directio: true });
+      } catch {
+        // before Linux 6.15 there is no such option
+      }
+    }
+    return erofsMount(spec);
   }
 
   private locked<T>(work: () => T): T {

@@ -22,7 +22,8 @@ import { layerFiles } from './layer-files.js';
  */
 export function probeErofs(places: Places, options: DriverOptions): ProbeResult {
   const { available, reason } = probeBelow(places, (directory) => {
-    tryLayer(directory, options.erofs.directio);
+    // what auto could not mount with directio it mounts without
+    tryLayer(directory, options.erofs.directio === 'on');
     return 'an EROFS layer was mounted from files and written to';
   });
   return { available, reason: `Linux ${release()}: ${reason}` };

@@ -122,6 +122,20 @@ export function choice<T extends string>(...words: readonly T[]): Kind<T> {
   return parsed(`one of ${words.map(tomlString).join(', ')}`, (given) => words.find((word) => word === given));
 }
 
+const ON_OFF_AUTO = choice('auto', 'on', 'off');
+
+/** A flag that may be left to layerd: `auto`. What is on or off may also be said as flags say it. */
+export const flagOrAuto: Kind<'auto' | 'on' | 'off'> = {
+  ...ON_OFF_AUTO,
+  expects: `${ON_OFF_AUTO.expects}, true, false`,
+  fromText: (given) => onOrOff(flag.fromText(given)) ?? ON_OFF_AUTO.fromText(given),
+  fromToml: (value) => onOrOff(flag.fromToml(value)) ?? ON_OFF_AUTO.fromToml(value),
+};
+
+function onOrOff(value: boolean | undefined): 'on' | 'off' | undefined {
+  return value === undefined ? undefined : value ? 'on' : 'off';
+}
+
 /** `127.0.0.1:9469`, `[::1]:9469` or `localhost:9469`; null if it is no loopback address or has no port. */
 export function parseLoopback(given: string): { host: string; port: number } | null {
   const match = /^(127(?:\.\d{1,3}){3}|\[::1\]|localhost):(\d{1,5})$/.exec(given);

@@ -10,6 +10,7 @@ import {
   count,
   duration,
   flag,
+  flagOrAuto,
   loopbackOrOff,
   path,
   pathOrOff,
@@ -138,9 +139,9 @@ export const SETTINGS = {
     'Directories of lower layers can be renamed in a container without copying what is below them.',
   ),
   'erofs.directio': setting(
-    flag,
+    flagOrAuto,
     erofs.directio,
-    'Read the tar below an EROFS mount around the page cache (Linux 6.15 or newer).',
+    'Read the tars below an EROFS mount around the page cache (Linux 6.15 or newer); auto does so where a layer of large files is mounted whose tar is not in the cache.',
   ),
   'copy.use_ffi': setting(
     flag,

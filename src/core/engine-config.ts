@@ -10,7 +10,7 @@ import type { DriverName } from './words.js';
 export interface DriverOptions {
   overlay: { xino: 'on' | 'off' | 'auto'; redirectDir: boolean };
   copy: { useFfi: boolean };
-  erofs: { directio: boolean };
+  erofs: { directio: 'on' | 'off' | 'auto' };
 }
 
 /** How many threads each lane of the worker pool may have (workers/pool.ts says what a lane is for). */
@@ -102,7 +102,7 @@ export const DEFAULT_ENGINE_CONFIG: EngineConfig = {
   driverOptions: {
     overlay: { xino: 'auto', redirectDir: true },
     copy: { useFfi: true },
-    erofs: { directio: false },
+    erofs: { directio: 'auto' },
   },
   keepBlobs: false,
   gc: { intervalMs: 10 * MINUTE, graceMs: MINUTE },

@@ -42,6 +42,7 @@ const PROTOTYPES = {
   ftruncate: ['ftruncate', 'int', ['int', 'int64_t']],
   futimens: ['futimens', 'int', ['int', 'void *']],
   getdents64: ['getdents64', 'long', ['int', 'void *', 'size_t']],
+  getpagesize: ['getpagesize', 'int', []],
   getrlimit: ['getrlimit', 'int', ['int', 'void *']],
   getsockopt: ['getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']],
   ioctl: ['ioctl', 'int', ['int', 'ulong', 'void *']],
@@ -71,6 +72,7 @@ const PROTOTYPES = {
   unlinkat: ['unlinkat', 'int', ['int', 'void *', 'int']],
   utimensat: ['utimensat', 'int', ['int', 'void *', 'void *', 'int']],
   // Without a wrapper in glibc 2.31: the first argument is the number of the call, from SYS.
+  cachestat: ['syscall', 'long', ['long', 'int', 'void *', 'void *', 'uint']],
   fchmodat2: ['syscall', 'long', ['long', 'int', 'void *', 'uint', 'int']],
   fsconfig: ['syscall', 'long', ['long', 'int', 'uint', 'void *', 'void *', 'int']],
   fsmount: ['syscall', 'long', ['long', 'int', 'uint', 'uint']],
@@ -108,6 +110,7 @@ export const SYS = {
   openat2: 437,
   pidfdGetfd: 438,
   mountSetattr: 442,
+  cachestat: 451,
   fchmodat2: 452,
 } as const;
 

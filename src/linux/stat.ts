@@ -50,6 +50,7 @@ const AT_NO_AUTOMOUNT = 0x800;
 const AT_STATX_DONT_SYNC = 0x4000;
 const STATX_BASIC_STATS = 0x7ff;
 const STATX_MNT_ID = 0x1000;
+const STATX_DIOALIGN = 0x2000;
 const STATX_MNT_ID_UNIQUE = 0x4000;
 const STATX_ATTR_IMMUTABLE = 0x10;
 const STATX_ATTR_APPEND = 0x20;
@@ -103,6 +104,18 @@ export function mountIdOf(path: PathBytes): number | null {
 export function uniqueMountId(fd: number): number | null {
   if (libc().statx(fd, cPath(EMPTY, 'statx'), AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, buffer) < 0) throw failed('statx');
   return (raw.getUint32(0, true) & STATX_MNT_ID_UNIQUE) === 0 ? null : readU64(144);
+}
+
+/**
+ * What offset, length and memory of direct reads (O_DIRECT) of a file must be multiples of. Null where there are none, and
+ * where nobody tells: before Linux 6.1, and by file systems that do not say it.
+ */
+export function directAlignment(path: PathBytes): number | null {
+  const result = libc().statx(AT_FDCWD, cPath(path, 'statx'), AT_NO_AUTOMOUNT, STATX_DIOALIGN, buffer);
+  if (result < 0) throw failed('statx', path);
+  const [memory, offset] = [raw.getUint32(152, true), raw.getUint32(156, true)];
+  const told = (raw.getUint32(0, true) & STATX_DIOALIGN) !== 0;
+  return told && offset !== 0 ? Math.max(memory, offset) : null;
 }
 
 function decode(): FileStat {

@@ -1,10 +1,7 @@
 /** Durability and the page cache; fsync(2) and fdatasync(2) are Node's. */
 import { readFileSync } from 'node:fs';
-import { libc } from './libc.js';
-import { failed, SystemError } from './system-error.js';
-
-/** The least that a page has. */
-const PAGE_BYTES = 4096;
+import { libc, SYS } from './libc.js';
+import { failed, scratch, SystemError } from './system-error.js';
 
 /** sync_file_range(2) flags. */
 export const SYNC_RANGE = {
@@ -27,7 +24,7 @@ export function syncfs(fd: number): void {
 /** Bytes of the page cache, of all file systems, that wait to be written. */
 export function dirtyBytes(): number {
   const [, pages = '0'] = /^nr_dirty (\d+)$/m.exec(readFileSync('/proc/vmstat', 'latin1')) ?? [];
-  return Number(pages) * PAGE_BYTES;
+  return Number(pages) * libc().getpagesize();
 }
 
 /**
@@ -71,4 +68,18 @@ export function fadvise(
   // this call returns its errno
   const errno = libc().posixFadvise(fd, offset, length, advice);
   if (errno !== 0) throw new SystemError(errno, 'posix_fadvise', new Uint8Array());
+}
+
+/** struct cachestat_range of linux/mman.h: offset and length; 0 and 0 are the whole file. */
+const wholeFile = scratch(16);
+/** struct cachestat; nr_cache comes first. */
+const cacheStat = scratch(40);
+
+/**
+ * Bytes of an open file that are in the page cache, in whole pages: cachestat(2). Null where the kernel does not tell:
+ * before Linux 6.5, or where a filter of system calls forbids it.
+ */
+export function cachedBytes(fd: number): number | null {
+  if (libc().cachestat(SYS.cachestat, fd, wholeFile, cacheStat, 0) < 0) return null;
+  return Number(cacheStat.readBigUInt64LE(0)) * libc().getpagesize();
 }

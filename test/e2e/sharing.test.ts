@@ -63,7 +63,7 @@ describeWith('containers on one image', [needsRoot(), needsProgram('fincore', 'u
     }, 120_000);
   });
 
-  it.each([false, true])(
+  it.each(['on', 'off', 'auto'] as const)(
     'by erofs have them in memory once, whatever it reads through (directio: %s)',
     async (directio) => {
       const { driverOptions } = DEFAULT_ENGINE_CONFIG;

@@ -107,6 +107,19 @@ describe('layers of configuration', () => {
     expect(complaint('', { file: join(dir, 'gone.toml') })).toContain('gone.toml');
   });
 
+  it('takes on and off as words, and as they were when there was no auto', () => {
+    for (const [given, value] of Object.entries({ auto: 'auto', on: 'on', off: 'off', true: 'on', false: 'off' })) {
+      const { settings } = load('', { flags: new Map([['erofs.directio', given]]) });
+      expect(settings['erofs.directio']).toBe(value);
+      expect(load(`erofs.directio = "${value}"`).settings).toEqual(settings);
+    }
+    expect(load('erofs.directio = true').settings['erofs.directio']).toBe('on');
+    expect(load('erofs.directio = false').settings['erofs.directio']).toBe('off');
+    expect(complaint('', { flags: new Map([['erofs.directio', '1']]) })).toContain(
+      '--erofs-directio is "1", expected one of',
+    );
+  });
+
   it('names variables that look like settings and are none', () => {
     const { unknownVariables } = load('', { env: { LAYERD_GC_INTERVALL: '1h', LAYERD_SOCKET: '/s', OTHER: '1' } });
     expect(unknownVariables).toEqual(['LAYERD_GC_INTERVALL']);
@@ -129,6 +142,7 @@ describe('wrong configuration names the line', () => {
       'gc is 3, expected a section [gc] with the settings interval',
     ],
     ['a table where a value belongs', '[root]\n', 1, 'root is {}'],
+    ['a flag that is three', '[erofs]\ndirectio = "yes"', 2, 'expected one of "auto", "on", "off", true, false'],
     ['a number where a path belongs', 'root = 3', 1, 'root is 3, expected an absolute path'],
     ['relative path', 'run = "run"', 1, 'expected an absolute path'],
     ['number out of range', '\n[events]\nmax = 3', 3, 'events.max is 3, expected a whole number from 100'],

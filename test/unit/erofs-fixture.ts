@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { StoredLayer } from '../../drivers/driver.js';
 import { ErofsLayers } from '../../drivers/erofs/layers.js';
 import { layerFiles, type LayerFiles } from '../../drivers/erofs/layer-files.js';
@@ -13,7 +13,7 @@ import { Places } from '../../src/core/places.js';
 import { erofsMount } from '../../src/linux/erofs.js';
 import { close } from '../../src/linux/files.js';
 import { attach, umount } from '../../src/linux/mount.js';
-import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { mountAt, mountsBelow } from '../../src/linux/mountinfo.js';
 import { entrySpec, layerTar, type EntrySpec } from '../model/spec.js';
 import type { Prerequisite } from '../support.js';
 
@@ -53,9 +53,25 @@ export class Scratch {
   }
 }
 
+/** Puts the root upon an ext4 of its own, on a disk (a loop device) with sectors of that size. */
+export function useDisk({ places, path }: Scratch, { sectorBytes = 512 } = {}): void {
+  const script = `
+    truncate -s 64M "$1" && mkfs.ext4 -q -b 4096 "$1"
+    device=$(losetup --find --show --sector-size "$3" "$1")
+    mount "$device" "$2"
+    losetup --detach "$device" # once it is unmounted`;
+  execFileSync('sh', ['-euc', script, 'sh', join(path, 'disk'), places.root, String(sectorBytes)]);
+  mkdirSync(places.layers);
+}
+
+/** Whether the mount of a layer, whose root is given, reads around the page cache of the tar. */
+export function readsDirectly(root: string): boolean {
+  return mountAt(dirname(root))?.superOptions.includes(bytesOf('directio')) ?? false;
+}
+
 /** Stores a tar as a layer named `dir`. */
 export async function store(scratch: Scratch, tar: string, dir = 'layer'): Promise<StoredLayer> {
-  const layers = new ErofsLayers(scratch.places, { directio: false });
+  const layers = new ErofsLayers(scratch.places, { directio: 'auto' });
   const ingested = await ingest(fileSource(tar, 0, statSync(tar).size), layers.begin(dir), {});
   const { diffId, size, opaqueRoot } = ingested;
   return { driver: 'erofs', dir, diffId, size, opaqueRoot };

@@ -1,5 +1,6 @@
 /** Layers of the erofs driver: stored, mounted, shared, released, checked, mended. */
 import { execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -20,17 +21,29 @@ import { expect, it } from 'vitest';
 import type { LayerFault, StoredLayer } from '../../drivers/driver.js';
 import { layerFiles } from '../../drivers/erofs/layer-files.js';
 import { ErofsLayers } from '../../drivers/erofs/layers.js';
+import type { ErofsOptions } from '../../drivers/erofs/mounts.js';
 import { probeErofs } from '../../drivers/erofs/probe.js';
 import { decodeSeal, encodeSeal, INDEX_VERSION, SEAL_BYTES } from '../../drivers/erofs/seal.js';
 import { ingest } from '../../src/content/ingest.js';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { sha256 } from '../../src/core/digest.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
-import { Places } from '../../src/core/places.js';
+import { bytesInCache, dropFromCache } from '../../src/disk/cache.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
+import { ADVICE, fadvise } from '../../src/linux/sync.js';
 import { describeTree } from '../reference/tree.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
-import { filesOf, fsck, needsErofs, needsFsckErofs, Scratch, store, tarOf } from './erofs-fixture.js';
+import {
+  filesOf,
+  fsck,
+  needsErofs,
+  needsFsckErofs,
+  readsDirectly,
+  Scratch,
+  store,
+  tarOf,
+  useDisk,
+} from './erofs-fixture.js';
 
 const TAR = tarOf([
   { type: 'directory', path: 'dir/', mode: 0o755 },
@@ -38,13 +51,13 @@ const TAR = tarOf([
   { type: 'file', path: 'implied/file', content: Buffer.from('below a directory that the tar does not list') },
 ]);
 
-async function stored(scratch: Scratch, dir = 'layer'): Promise<StoredLayer> {
-  writeFileSync(scratch.at('a.tar'), TAR);
+async function stored(scratch: Scratch, dir = 'layer', tar = TAR): Promise<StoredLayer> {
+  writeFileSync(scratch.at('a.tar'), tar);
   return store(scratch, scratch.at('a.tar'), dir);
 }
 
-function open(scratch: Scratch): ErofsLayers {
-  return new ErofsLayers(scratch.places, { directio: false });
+function open(scratch: Scratch, directio: ErofsOptions['directio'] = 'auto'): ErofsLayers {
+  return new ErofsLayers(scratch.places, { directio });
 }
 
 function mountCount(scratch: Scratch): number {
@@ -138,23 +151,12 @@ describeWith('a layer', [needsRoot(), needsErofs()], () => {
 
   it('is read ahead as far as the disk below it', async () => {
     using scratch = new Scratch();
-    writeFileSync(scratch.at('a.tar'), tarOf([{ path: 'large', content: Buffer.alloc(1 << 20) }]));
-    const layer = await store(scratch, scratch.at('a.tar'));
-    const disk = scratch.at('disk');
-    execFileSync('sh', [
-      '-euc',
-      'truncate -s 64M "$1" && mkfs.ext4 -q "$1" && mkdir "$2"',
-      'sh',
-      disk,
-      scratch.at('on'),
-    ]);
-    execFileSync('mount', ['-o', 'loop', disk, scratch.at('on')]);
-    const onDisk = new Places(scratch.at('on'), scratch.at('run2'));
-    cpSync(scratch.places.layers, onDisk.layers, { recursive: true });
-    const device = statSync(scratch.at('on')).dev;
+    useDisk(scratch);
+    const layer = await stored(scratch, 'layer', tarOf([{ path: 'large', content: Buffer.alloc(1 << 20) }]));
+    const device = statSync(scratch.places.root).dev;
     writeFileSync(`/sys/dev/block/7:${device & 0xff}/bdi/read_ahead_kb`, '2048');
     const before = readaheads();
-    new ErofsLayers(onDisk, { directio: false }).lower(layer);
+    open(scratch).lower(layer);
     const made = [...readaheads()].filter(([name]) => !before.has(name)); // other tests mount at the same time
     expect(made.map(([, kib]) => kib)).toContain('2048');
   });
@@ -182,6 +184,77 @@ describeWith('a layer', [needsRoot(), needsErofs()], () => {
     execFileSync('mkdir', ['-p', target]);
     execFileSync('mount', ['-t', 'tmpfs', 'none', target]);
     expect(() => open(scratch).lower(layer)).toThrow(expect.objectContaining({ code: 'MOUNT_FAILED' }));
+  });
+});
+
+const LARGE = randomBytes(8 * 1024 * 1024);
+const OF_LARGE = tarOf([{ path: 'file', content: LARGE }]);
+
+describeWith('directio', [needsRoot(), needsErofs()], () => {
+  /** Mounts the layer, reads a file of it, and releases it: whether that went around the page cache of the tar. */
+  function wasDirect(scratch: Scratch, layer: StoredLayer, directio: ErofsOptions['directio'] = 'auto'): boolean {
+    const root = open(scratch, directio).lower(layer);
+    const file = readFileSync(join(root, 'file'));
+    expect(file.equals(LARGE.subarray(0, file.length))).toBe(true);
+    const direct = readsDirectly(root);
+    open(scratch).release(layer);
+    return direct;
+  }
+
+  function dropHead(path: string, bytes: number): void {
+    const fd = openSync(path, 'r');
+    fadvise(fd, 0, bytes, ADVICE.dontNeed);
+    closeSync(fd);
+  }
+
+  it('by itself is for large files that are not in the page cache when they are mounted', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch);
+    const layer = await stored(scratch, 'layer', OF_LARGE);
+    const { tar } = filesOf(scratch, layer);
+    expect(wasDirect(scratch, layer)).toBe(false); // it was stored just now
+    dropHead(tar, LARGE.length / 4);
+    expect(wasDirect(scratch, layer)).toBe(false);
+    dropHead(tar, (LARGE.length / 4) * 3);
+    expect(wasDirect(scratch, layer)).toBe(true);
+    dropFromCache(tar);
+    expect(wasDirect(scratch, layer)).toBe(true);
+    expect(bytesInCache(tar)).toBe(0);
+  });
+
+  it('by itself leaves a mount that is up as it is', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch);
+    const layer = await stored(scratch, 'layer', OF_LARGE);
+    open(scratch).lower(layer);
+    dropFromCache(filesOf(scratch, layer).tar);
+    expect(wasDirect(scratch, layer)).toBe(false);
+  });
+
+  it('by itself is not for small files', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch);
+    const small = Array.from({ length: 128 }, (_, i) => ({ path: `file ${i}`, content: LARGE.subarray(0, 65_536) }));
+    const layer = await stored(scratch, 'layer', tarOf([{ path: 'file', content: LARGE }, ...small]));
+    dropFromCache(filesOf(scratch, layer).tar);
+    expect(wasDirect(scratch, layer)).toBe(false);
+  });
+
+  it('by itself is not for disks that cannot read what starts at 512 bytes', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch, { sectorBytes: 4096 });
+    const layer = await stored(scratch, 'layer', OF_LARGE);
+    dropFromCache(filesOf(scratch, layer).tar);
+    expect(wasDirect(scratch, layer)).toBe(false);
+  });
+
+  it('on or off does not ask', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch);
+    const layer = await stored(scratch, 'layer', OF_LARGE);
+    expect(wasDirect(scratch, layer, 'on')).toBe(true);
+    dropFromCache(filesOf(scratch, layer).tar);
+    expect(wasDirect(scratch, layer, 'off')).toBe(false);
   });
 });
 
@@ -353,12 +426,20 @@ describeWith('a damaged layer', [needsRoot(), needsErofs()], () => {
 describeWith('the probe', [needsRoot(), needsErofs()], () => {
   it('mounts a layer and leaves nothing behind', () => {
     using scratch = new Scratch();
-    for (const directio of [false, true]) {
+    for (const directio of ['on', 'off', 'auto'] as const) {
       const options = { ...DEFAULT_ENGINE_CONFIG.driverOptions, erofs: { directio } };
       expect(probeErofs(scratch.places, options)).toMatchObject({ available: true });
     }
     expect(readdirSync(scratch.places.snapshots)).toEqual([]);
     expect(mountsBelow(scratch.path)).toEqual([]);
+  });
+
+  it('finds out that a disk cannot do directio, which auto does without', () => {
+    using scratch = new Scratch();
+    useDisk(scratch, { sectorBytes: 4096 });
+    const probe = (directio: ErofsOptions['directio']): boolean =>
+      probeErofs(scratch.places, { ...DEFAULT_ENGINE_CONFIG.driverOptions, erofs: { directio } }).available;
+    expect([probe('on'), probe('auto')]).toEqual([false, true]);
   });
 
   it('says in plain words why it cannot', () => {

@@ -7,9 +7,10 @@ import { foldStack, MERGE_ABOVE, MergedStacks } from '../../drivers/erofs/merged
 import { createDrivers } from '../../drivers/index.js';
 import { sha256 } from '../../src/core/digest.js';
 import { DEFAULT_ENGINE_CONFIG } from '../../src/core/engine-config.js';
+import { dropFromCache } from '../../src/disk/cache.js';
 import { mountsBelow } from '../../src/linux/mountinfo.js';
 import { describeWith, needsRoot } from '../support.js';
-import { needsErofs, Scratch, store, tarOf, type Entry } from './erofs-fixture.js';
+import { filesOf, needsErofs, readsDirectly, Scratch, store, tarOf, useDisk, type Entry } from './erofs-fixture.js';
 
 async function stackOf(scratch: Scratch, contents: readonly (readonly Entry[])[]): Promise<StoredLayer[]> {
   const stack: StoredLayer[] = [];
@@ -21,7 +22,7 @@ async function stackOf(scratch: Scratch, contents: readonly (readonly Entry[])[]
 }
 
 function open(scratch: Scratch): MergedStacks {
-  return new MergedStacks(scratch.places, { directio: false });
+  return new MergedStacks(scratch.places, { directio: 'auto' });
 }
 
 function layer(i: number, more: Partial<StoredLayer> = {}): StoredLayer {
@@ -90,6 +91,25 @@ describeWith('a merged stack', [needsRoot(), needsErofs()], () => {
     truncateSync(join(scratch.places.tree(name), 'index'), 2048);
     expect(await open(scratch).ensure(stack)).toBe(name);
     expect(readFileSync(join(scratch.places.tree(name), 'index')).equals(image)).toBe(true);
+  });
+
+  it('of large files is read around the page cache, where less than half of them is in it', async () => {
+    using scratch = new Scratch();
+    useDisk(scratch);
+    const content = Buffer.alloc(4 * 1024 * 1024, 1);
+    const stack = await stackOf(scratch, [
+      [{ path: 'a', content }],
+      [{ path: 'b', content }],
+      [{ path: 'c', content }],
+    ]);
+    const name = await open(scratch).ensure(stack);
+    const direct: boolean[] = [];
+    for (const dropped of stack) {
+      dropFromCache(filesOf(scratch, dropped).tar);
+      direct.push(readsDirectly(open(scratch).lower(stack)));
+      open(scratch).release(name);
+    }
+    expect(direct).toEqual([false, true, true]);
   });
 
   it('is what lies above an opaque root, if that is deep and all of it is kept by erofs', () => {

@@ -5,5 +5,5 @@ import { ErofsLayers } from '../../drivers/erofs/layers.js';
 import { Places } from '../../src/core/places.js';
 
 const { root, run, layer } = workerData as { root: string; run: string; layer: StoredLayer };
-const layers = new ErofsLayers(new Places(root, run), { directio: false });
+const layers = new ErofsLayers(new Places(root, run), { directio: 'auto' });
 for (let i = 0; i < 50; i += 1) layers.lower(layer);

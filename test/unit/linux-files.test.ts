@@ -59,8 +59,8 @@ import {
 } from '../../src/linux/files.js';
 import { linuxAvailable } from '../../src/linux/libc.js';
 import { tryLock } from '../../src/linux/lock.js';
-import { statAt, statFd, statFollowing, tryStatAt, uniqueMountId } from '../../src/linux/stat.js';
-import { ADVICE, fadvise, SYNC_RANGE, syncfs, syncFileRange } from '../../src/linux/sync.js';
+import { directAlignment, statAt, statFd, statFollowing, tryStatAt, uniqueMountId } from '../../src/linux/stat.js';
+import { ADVICE, cachedBytes, fadvise, SYNC_RANGE, syncfs, syncFileRange } from '../../src/linux/sync.js';
 import { SystemError } from '../../src/linux/system-error.js';
 import { describeWith, needsProgram, needsRoot } from '../support.js';
 import { mountBtrfs, run, scratchDirectory, thrownBy, writeTree } from './linux-fixture.js';
@@ -282,6 +282,7 @@ describeWith('stat', [needsRoot()], () => {
       ftruncate(fd, 2 ** 40 + 5);
       expect(statFd(fd)).toMatchObject({ size: 2 ** 40 + 5, blocks: 0 });
       close(fd);
+      expect(directAlignment(bytesOf('/proc/self/stat'))).toBeNull();
     });
   });
 });
@@ -391,7 +392,13 @@ describeWith('sync and locks', [needsRoot()], () => {
       syncFileRange(fd, 0, 0, SYNC_RANGE.waitBefore | SYNC_RANGE.write | SYNC_RANGE.waitAfter);
       syncFileRange(fd, 2 ** 40, 4096, SYNC_RANGE.write);
       syncfs(fd);
+      expect(cachedBytes(fd)).toBe(
+        Number(run('fincore', '--bytes', '--noheadings', '--output', 'RES', join(path, 'f'))),
+      );
+      expect(cachedBytes(fd)).toBeGreaterThanOrEqual(1_000_000);
       fadvise(fd, 0, 0, ADVICE.dontNeed);
+      expect(cachedBytes(fd)).toBe(0);
+      expect(cachedBytes(-1)).toBeNull();
       expect(run('fincore', '--noheadings', '--output', 'PAGES', join(path, 'f')).trim()).toBe('0');
       expect(() => fadvise(-1, 0, 0, ADVICE.dontNeed)).toThrow(expect.objectContaining({ code: 'EBADF' }));
       expect(() => syncFileRange(fd, 0, 0, 64)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
