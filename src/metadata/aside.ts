@@ -23,7 +23,20 @@ export async function checkDatabase(database: string): Promise<string[]> {
   return (await aside(database, { task: 'integrity', args: null })) as string[];
 }
 
+/** The task before. */
+let last: Promise<unknown> = Promise.resolve();
+
+/**
+ * One task after the other: SQLite keeps the descriptor of a connection that is closed for the next one, since closing it would
+ * lift the locks that others hold on the file, so as many as were ever open at a time would stay open.
+ */
 async function aside(database: string, task: AsideTask): Promise<unknown> {
+  const answer = last.then(() => ask(database, task));
+  last = answer.catch(() => undefined);
+  return answer;
+}
+
+async function ask(database: string, task: AsideTask): Promise<unknown> {
   const worker = new Worker(new URL('aside-thread.js', import.meta.url), {
     name: 'layerd-aside',
     workerData: { database, ...task },

@@ -2,16 +2,16 @@
 import type { EngineConfig } from '../core/engine-config.js';
 import type { WorkerPool } from './pool.js';
 
-/** Streams wait for their readers, so one thread has many of them. */
+/** One load often follows another; a stream, or what was removed, not so soon. Streams wait for their readers, so one thread has many of them. */
 export function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<typeof WorkerPool>[1] {
   // a thread more than there are processors would only have to warm up, too
   const fetching = Math.min(registry.transfers, workers.bulk);
   return {
-    short: { threads: workers.short, callsPerThread: 1, keep: 1 },
-    unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1 },
-    bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0 },
-    fetch: { threads: fetching, callsPerThread: Math.ceil(registry.transfers / fetching), keep: 0 },
-    stream: { threads: 2, callsPerThread: 64, keep: 0 },
-    sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0 },
+    short: { threads: workers.short, callsPerThread: 1, keep: 1, idleMs: 5_000 },
+    unmount: { threads: workers.unmount, callsPerThread: 1, keep: 1, idleMs: 5_000 },
+    bulk: { threads: workers.bulk, callsPerThread: 1, keep: 0, idleMs: 10_000 },
+    fetch: { threads: fetching, callsPerThread: Math.ceil(registry.transfers / fetching), keep: 0, idleMs: 10_000 },
+    stream: { threads: 2, callsPerThread: 64, keep: 0, idleMs: 2_000 },
+    sweep: { threads: workers.sweep, callsPerThread: 1, keep: 0, idleMs: 500 },
   };
 }

@@ -24,6 +24,8 @@ export interface LaneSize {
   callsPerThread: number;
   /** How many stay, once they were needed. */
   keep: number;
+  /** The others end when they had nothing to do for so long: each holds some 20 MB. */
+  idleMs: number;
 }
 
 export interface RunOptions {
@@ -46,7 +48,6 @@ interface Call {
   shares: boolean;
 }
 
-const IDLE_MS = 20_000;
 /** New objects of a thread. By default this grows to 48 MB in each, which saves no processor time here. */
 const YOUNG_MB = 12;
 
@@ -206,6 +207,7 @@ class LaneQueue {
     const thread = new Thread(
       this.name,
       this.settings,
+      this.size.idleMs,
       () => this.dispatch(),
       () => this.usable().length > this.size.keep,
       () => {
@@ -225,10 +227,19 @@ class Thread {
   private readonly ended: Promise<void>;
   /** It has been idle and is ending: it takes no calls any more. */
   ending = false;
+  private readonly idleMs: number;
   private readonly onFree: () => void;
   private readonly mayEnd: () => boolean;
 
-  constructor(lane: Lane, settings: WorkerSettings, onFree: () => void, mayEnd: () => boolean, onGone: () => void) {
+  constructor(
+    lane: Lane,
+    settings: WorkerSettings,
+    idleMs: number,
+    onFree: () => void,
+    mayEnd: () => boolean,
+    onGone: () => void,
+  ) {
+    this.idleMs = idleMs;
     this.onFree = onFree;
     this.mayEnd = mayEnd;
     this.worker = new Worker(new URL('thread.js', import.meta.url), {
@@ -301,7 +312,7 @@ class Thread {
   }
 
   private rest(): void {
-    this.idle = setTimeout(() => this.endIfMany(), IDLE_MS).unref();
+    this.idle = setTimeout(() => this.endIfMany(), this.idleMs).unref();
   }
 
   private endIfMany(): void {

@@ -22,7 +22,7 @@ const NATIVE_CLIENTS = 3;
 /** Between two deeds of a client, at most: the long form runs beside other things for its time. */
 const PAUSE_MS = FULL ? 100 : 10;
 const SAMPLE_MS = 500;
-/** Worker threads end when they were idle for 20 s; each has some descriptors of its own. */
+/** Worker threads end when they were idle for some seconds; each has some descriptors of its own. */
 const SETTLED = { timeout: 120_000, interval: 1000 } as const;
 
 /**
