@@ -25,7 +25,7 @@ interface FlatScale {
   cold: boolean;
 }
 
-const FULL: FlatScale = { samples: 200, commits: 40, collections: 5, starts: 5, settleMs: 20_000, cold: true };
+const FULL: FlatScale = { samples: 200, commits: 40, collections: 5, starts: 5, settleMs: 12_000, cold: true };
 const SMOKE: FlatScale = { samples: 3, commits: 2, collections: 1, starts: 1, settleMs: 0, cold: false };
 
 const GARBAGE = 100;

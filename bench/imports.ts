@@ -2,6 +2,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { bytesOf } from '../src/core/bytes.js';
+import { umount } from '../src/linux/mount.js';
 import { fixture, type Fixture } from './fixtures/fixtures.js';
 import type { FixtureName } from './fixtures/recipes.js';
 import { run } from './fixtures/shell.js';
@@ -108,5 +110,6 @@ async function once(contender: Contender, image: Fixture, form: Form, disk: Loop
 export async function unmountBelow(home: string): Promise<void> {
   const targets = (await run('findmnt', ['--list', '--noheadings', '--output', 'TARGET'])).split('\n');
   const below = targets.filter((path) => path.startsWith(`${home}/`)).toReversed();
-  if (below.length > 0) await run('umount', below);
+  // by the system call: umount(8) reads the whole mount table for each
+  for (const path of below) umount(bytesOf(path));
 }
