@@ -1,6 +1,7 @@
 /** Runs the daemon as a process: signals, failures, exit codes. */
 import { isErrno, toLayerdError } from '../core/errors.js';
 import { variableHint, type Configuration } from '../config/load.js';
+import { collectWhileResting } from '../core/idle-memory.js';
 import { Daemon } from './daemon.js';
 import { failureLine } from './failure.js';
 import { openLog, type DaemonLog } from './log.js';
@@ -28,6 +29,7 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   let daemon: Daemon;
   try {
     daemon = await Daemon.start(configuration, log);
+    collectWhileResting();
   } catch (thrown) {
     return failed(thrown, 'cannot start');
   }

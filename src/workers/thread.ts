@@ -1,6 +1,7 @@
 /** The entry point of a worker thread: takes calls and answers them. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { LayerdError, toLayerdError } from '../core/errors.js';
+import { collectWhileResting } from '../core/idle-memory.js';
 import { createJobs } from './jobs.js';
 import type { JobContext } from './job.js';
 import type { FromWorker, ToWorker, WorkerSettings } from './protocol.js';
@@ -12,6 +13,7 @@ const jobs: Record<string, (args: never, context: JobContext) => Promise<unknown
   workerData as WorkerSettings,
 );
 const running = new Map<number, AbortController>();
+collectWhileResting();
 
 port.on('message', (message: ToWorker) => {
   if ('abort' in message) {
