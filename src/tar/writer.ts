@@ -78,14 +78,17 @@ export class EntryHeaders {
     }
     putHeader(into, at + this.length - BLOCK, this.entry, this.split);
   }
+
+  bytes(): Buffer {
+    const bytes = Buffer.allocUnsafe(this.length);
+    this.writeTo(bytes, 0);
+    return bytes;
+  }
 }
 
-/** The same as bytes of their own. */
+/** The header blocks of an entry as {@link EntryHeaders} has them, which also says what is thrown. */
 export function encodeEntry(entry: EntryToWrite): Buffer {
-  const headers = new EntryHeaders(entry);
-  const bytes = Buffer.allocUnsafe(headers.length);
-  headers.writeTo(bytes, 0);
-  return bytes;
+  return new EntryHeaders(entry).bytes();
 }
 
 /** The two zero blocks behind the last entry. */
