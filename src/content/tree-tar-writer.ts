@@ -1,7 +1,8 @@
 /**
  * Files of a file system as a tar. They are read while others may write to them: what vanishes before it is opened is
  * left out, what shrinks is padded with zeros, what grows is cut at the size that its header states. Nothing is followed:
- * a name is opened without its target (O_PATH, O_NOFOLLOW), looked at, and only then, by that descriptor, read.
+ * a name is opened without its target (O_PATH, O_NOFOLLOW), looked at, and only then, by that descriptor, read. Where no
+ * device can be opened, what was seen as a file is opened at once, since that takes half the time.
  */
 import { constants } from 'node:fs';
 import { isErrno } from '../core/errors.js';
@@ -17,12 +18,21 @@ import { isPrivateXattr } from './xattr-rules.js';
 
 /** Something to write; descriptors stay open until the next item is asked for. */
 export type TarItem =
-  /** The name in the open directory `dirFd`, of any kind but a directory. Equal inodes count as one within a `view`. */
-  | { kind: 'name'; path: ByteString; dirFd: number; name: ByteString; view: string }
+  /**
+   * The name in the open directory `dirFd`, of any kind but a directory; `file` where {@link openSeenFile} has opened it.
+   * Equal inodes count as one within a `view`.
+   */
+  | { kind: 'name'; path: ByteString; dirFd: number; name: ByteString; view: string; file: OpenFile | null }
   /** The open directory `fd` itself, without what is in it; '' is the root. */
   | { kind: 'directory'; path: ByteString; fd: number }
   /** A whiteout or opaque marker. */
   | { kind: 'marker'; path: ByteString };
+
+/** A regular file, open for reading, as it was when it was opened. */
+export interface OpenFile {
+  fd: number;
+  stat: FileStat;
+}
 
 type NameItem = TarItem & { kind: 'name' };
 
@@ -78,6 +88,8 @@ function* chunksOf(items: Iterable<TarItem>, options: TreeTarOptions): Generator
 /** The content of a file, zeros behind it up to `end`; `at` is how far it is written. */
 interface Content {
   fd: number;
+  /** The descriptor is ours to close, not the item's. */
+  closes: boolean;
   at: number;
   end: number;
   /** What is to be read, the first to come at the end; zeros between. */
@@ -133,47 +145,61 @@ class TreeTarWriter {
   }
 
   close(): void {
-    if (this.content !== null) close(this.content.fd);
+    if (this.content?.closes === true) close(this.content.fd);
     this.content = null;
   }
 
   private beginName(item: NameItem): void {
+    const { file } = item;
+    if (file === null) this.openName(item);
+    else if (!this.putLink(item, file.stat)) this.beginFile(item, file, false);
+  }
+
+  private openName(item: NameItem): void {
     const pathFd = openIfThere(item.dirFd, item.name, O_PATH | constants.O_NOFOLLOW);
     if (pathFd === null) return;
     try {
       const stat = statFd(pathFd);
       if (stat.kind === 'socket') this.options.skipped?.(item.path);
-      else if (stat.kind !== 'directory') this.beginInode(item, pathFd, stat);
+      else if (stat.kind !== 'directory' && !this.putLink(item, stat)) this.beginInode(item, stat, pathFd);
     } finally {
       close(pathFd);
     }
   }
 
-  private beginInode(item: NameItem, pathFd: number, stat: FileStat): void {
-    const first = stat.nlink > 1 ? this.firstNames.get(inodeKey(item.view, stat)) : undefined;
-    if (first !== undefined) {
-      this.put({ ...attributesOf(item.path, 'hardlink', stat, null), linkPath: first });
+  /** A further name of what is in the tar; false where it is not. */
+  private putLink({ path, view }: NameItem, stat: FileStat): boolean {
+    const first = stat.nlink > 1 ? this.firstNames.get(inodeKey(view, stat)) : undefined;
+    if (first === undefined) return false;
+    this.put({ ...attributesOf(path, 'hardlink', stat, null), linkPath: first });
+    return true;
+  }
+
+  private keepFirst({ path, view }: NameItem, stat: FileStat): void {
+    if (stat.nlink > 1) this.firstNames.set(inodeKey(view, stat), path);
+  }
+
+  private beginInode(item: NameItem, stat: FileStat, pathFd: number): void {
+    if (stat.kind === 'file') {
+      this.beginFile(item, { fd: openat(AT_FDCWD, fdPath(pathFd), constants.O_RDONLY), stat }, true);
       return;
     }
-    if (stat.kind === 'file') this.beginFile(item.path, pathFd, stat);
-    else {
-      const entry = specialEntry(item, pathFd, stat);
-      if (entry === null) return;
-      this.put(entry);
-    }
-    if (stat.nlink > 1) this.firstNames.set(inodeKey(item.view, stat), item.path);
+    const entry = specialEntry(item, pathFd, stat);
+    if (entry === null) return;
+    this.put(entry);
+    this.keepFirst(item, stat);
   }
 
   /** The header's size is that of the moment: what is read fills just that. */
-  private beginFile(path: ByteString, pathFd: number, stat: FileStat): void {
-    const fd = openat(AT_FDCWD, fdPath(pathFd), constants.O_RDONLY);
+  private beginFile(item: NameItem, { fd, stat }: OpenFile, closes: boolean): void {
     const { size, blocks } = stat;
-    const content: Content = { fd, at: 0, end: size + padding(size), segments: [] };
-    // from here on the descriptor is closed with the content
+    const content: Content = { fd, closes, at: 0, end: size + padding(size), segments: [] };
+    // whatever fails from here on, close() closes the descriptor
     this.content = content;
     const sparse = size > SMALL && blocks * BLOCK < size;
-    content.segments = sparse ? dataSegments(fd, size).reverse() : [{ offset: 0, length: size }];
-    this.put(attributesOf(path, 'file', stat, fd));
+    content.segments = sparse ? dataSegments(fd, size).toReversed() : [{ offset: 0, length: size }];
+    this.put(attributesOf(item.path, 'file', stat, fd));
+    this.keepFirst(item, stat);
   }
 
   private put(entry: EntryToWrite): void {
@@ -285,6 +311,35 @@ export function openIfThere(dirFd: number, name: ByteString, flags: number): num
     return openat(dirFd, name, flags);
   } catch (thrown) {
     if (isErrno(thrown, 'ENOENT', 'ENOTDIR', 'ELOOP')) return null;
+    throw thrown;
+  }
+}
+
+const OPEN_SEEN = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | constants.O_NOCTTY;
+
+/**
+ * Opens a name that was seen as a regular file. Null where it is none any more, or cannot be opened so: look at it first.
+ * Only in a directory on whose mount no device can be opened ({@link openToRead}), since somebody may have put one there.
+ */
+export function openSeenFile(dirFd: number, name: ByteString): OpenFile | null {
+  const fd = tryOpenSeen(dirFd, name);
+  if (fd === null) return null;
+  let file: OpenFile | null = null;
+  try {
+    const stat = statFd(fd);
+    if (stat.kind === 'file') file = { fd, stat };
+    return file;
+  } finally {
+    if (file === null) close(fd);
+  }
+}
+
+/** Refused are links (ELOOP), devices (EACCES), sockets (ENXIO) and files under a lease (EAGAIN). */
+function tryOpenSeen(dirFd: number, name: ByteString): number | null {
+  try {
+    return openat(dirFd, name, OPEN_SEEN);
+  } catch (thrown) {
+    if (isErrno(thrown, 'ENOENT', 'ENOTDIR', 'ELOOP', 'EACCES', 'ENXIO', 'EAGAIN')) return null;
     throw thrown;
   }
 }

@@ -32,6 +32,7 @@ const FLAGS: Record<TarEntryType, string> = {
 };
 
 const ZERO = 0x30;
+const SPACE = 0x20;
 
 /** What archive/tar and libarchive take of one PAX header. */
 const MAX_PAX_BYTES = 1024 * 1024;
@@ -98,6 +99,7 @@ export function endOfArchive(): Buffer {
 
 type Records = Map<string, ByteString>;
 type FieldName = keyof typeof FIELD;
+type NumberField = 'mode' | 'uid' | 'gid' | 'size' | 'mtime' | 'devMajor' | 'devMinor';
 
 /** Checks all that the headers hold, and answers what does not fit the header block. */
 function recordsOf(entry: EntryToWrite, withPath: boolean): Records {
@@ -174,9 +176,9 @@ function standIn(name: string): string {
   return name.slice(0, FIELD.name[1]).replace(/[\x80-\xff]/g, '_');
 }
 
-/** The largest number that a field holds in octal with its NUL. */
-function largest(name: FieldName): number {
-  return 8 ** (FIELD[name][1] - 1) - 1;
+/** The largest number that a field of 8 or 12 bytes holds in octal with its NUL. */
+function largest(name: NumberField): number {
+  return FIELD[name][1] === 8 ? 0o7777777 : 0o77777777777;
 }
 
 function checkNumber(name: string, value: number): void {
@@ -244,25 +246,23 @@ function putNumbers(into: Buffer, at: number, mode: number, uid: number, gid: nu
 function seal(into: Buffer, at: number, flag: string): void {
   putField(into, at, 'flag', flag);
   putField(into, at, 'magic', 'ustar\x0000');
-  const sum = checksum(into, at);
-  const [field, length] = FIELD.checksum;
-  putDigits(into, at + field, length - 2, sum);
-  putText(into, at + field + length - 1, ' ');
+  const field = at + FIELD.checksum[0];
+  // six digits, a NUL, a space
+  putDigits(into, field, 6, checksum(into, at));
+  into[field + 7] = SPACE;
 }
 
 /** A number that the field holds, else 0: a record has it. */
-function putOctal(into: Buffer, at: number, name: FieldName, value: number): void {
-  const [field, length] = FIELD[name];
-  putDigits(into, at + field, length - 1, value > largest(name) ? 0 : value);
+function putOctal(into: Buffer, at: number, name: NumberField, value: number): void {
+  const field = FIELD[name];
+  putDigits(into, at + field[0], field[1] - 1, value > largest(name) ? 0 : value);
 }
 
 function putDigits(into: Buffer, at: number, digits: number, value: number): void {
+  let pos = at + digits - 1;
   let rest = value;
-  for (let pos = at + digits - 1; pos >= at; pos--) {
-    const higher = Math.floor(rest / 8);
-    into[pos] = ZERO + rest - higher * 8;
-    rest = higher;
-  }
+  for (; rest > 0xffff_ffff; rest = Math.floor(rest / 8)) into[pos--] = ZERO + (rest % 8);
+  for (; pos >= at; rest >>>= 3) into[pos--] = ZERO + (rest & 7);
 }
 
 function putField(into: Buffer, at: number, name: FieldName, text: string): void {
