@@ -214,8 +214,9 @@ function checkDevice({ devMajor, devMinor }: EntryToWrite): void {
 function putHeader(into: Buffer, at: number, entry: EntryToWrite, split: SplitPath | null): void {
   putField(into, at, 'name', split?.name ?? standIn(entry.path));
   if (split !== null) putField(into, at, 'prefix', split.prefix);
-  if (isLink(entry))
+  if (isLink(entry)) {
     putField(into, at, 'linkName', fitsLinkName(entry.linkPath) ? entry.linkPath : standIn(entry.linkPath));
+  }
   putNumbers(into, at, entry.mode % 0o10000, entry.uid, entry.gid, sizeOf(entry), clampedTime(entry.mtime.sec));
   if (isDevice(entry)) {
     putOctal(into, at, 'devMajor', entry.devMajor);
