@@ -3,10 +3,12 @@ import { bytesOf, joinBytes, type ByteString } from '../core/bytes.js';
 import { isErrno } from '../core/errors.js';
 import { readDirectory, type DirectoryEntry } from '../linux/directory.js';
 import { AT_FDCWD, close, openat } from '../linux/files.js';
-import { openTree } from '../linux/mount.js';
-import { openIfThere, tarOf, type TarItem, type TreeTarOptions } from './tree-tar-writer.js';
+import { mountSetattr, openTree } from '../linux/mount.js';
+import { openIfThere, openSeenFile, tarOf, type TarItem, type TreeTarOptions } from './tree-tar-writer.js';
 
 export const OPEN_DIRECTORY = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+
+const FOLLOWING = constants.O_RDONLY | constants.O_DIRECTORY;
 
 const HERE = '' as ByteString;
 
@@ -16,11 +18,11 @@ const HERE = '' as ByteString;
  * written as they are underneath. May be read while the tree changes; see {@link tarOf}.
  */
 export async function* tarOfTree(root: string, options: TreeTarOptions = {}): AsyncGenerator<Buffer, void> {
-  const rootFd = openUncovered(bytesOf(root));
+  const { fd, refusesDevices } = openToRead(bytesOf(root));
   try {
-    yield* tarOf(walkTree(rootFd), options);
+    yield* tarOf(walkTree(fd, refusesDevices), options);
   } finally {
-    close(rootFd);
+    close(fd);
   }
 }
 
@@ -29,7 +31,30 @@ export async function* tarOfTree(root: string, options: TreeTarOptions = {}): As
  * directory of a detached mount, or in the hands of a user who may not clone, is opened as it is.
  */
 export function openUncovered(path: ByteString): number {
-  const fd = openat(AT_FDCWD, path, constants.O_RDONLY | constants.O_DIRECTORY);
+  return openClone(path, FOLLOWING, () => {});
+}
+
+/** A directory that is only read. */
+export interface ReadRoot {
+  fd: number;
+  /** Whoever opens a device in it, or below, gets EACCES, and the device hears nothing of it. */
+  refusesDevices: boolean;
+}
+
+/**
+ * As {@link openUncovered}, with flags of open(2); the clone refuses devices and keeps times of access as they are, where
+ * the kernel knows how.
+ */
+export function openToRead(path: ByteString, flags = FOLLOWING): ReadRoot {
+  let refusesDevices = false;
+  const fd = openClone(path, flags, (cloneFd) => {
+    refusesDevices = restrict(cloneFd);
+  });
+  return { fd, refusesDevices };
+}
+
+function openClone(path: ByteString, flags: number, prepare: (cloneFd: number) => void): number {
+  const fd = openat(AT_FDCWD, path, flags);
   let cloneFd;
   try {
     cloneFd = openTree(fd, HERE, { clone: true });
@@ -40,9 +65,21 @@ export function openUncovered(path: ByteString): number {
   }
   close(fd);
   try {
+    prepare(cloneFd);
     return openat(cloneFd, bytesOf('.'), OPEN_DIRECTORY);
   } finally {
     close(cloneFd);
+  }
+}
+
+/** False where the kernel is too old (before Linux 5.12), or does not let this user. */
+function restrict(cloneFd: number): boolean {
+  try {
+    mountSetattr(cloneFd, HERE, { nodev: true, noatime: true });
+    return true;
+  } catch (thrown) {
+    if (isErrno(thrown, 'EPERM', 'ENOSYS')) return false;
+    throw thrown;
   }
 }
 
@@ -56,24 +93,26 @@ export function sortedEntries(fd: number, most?: number): DirectoryEntry[] {
   }
 }
 
-function* walkTree(rootFd: number): Generator<TarItem, void> {
+function* walkTree(rootFd: number, refusesDevices: boolean): Generator<TarItem, void> {
   yield { kind: 'directory', path: '' as ByteString, fd: rootFd };
-  yield* walkDirectory(rootFd, '' as ByteString);
+  yield* walkDirectory(rootFd, '' as ByteString, refusesDevices);
 }
 
-function* walkDirectory(dirFd: number, directory: ByteString): Generator<TarItem, void> {
+function* walkDirectory(dirFd: number, directory: ByteString, refusesDevices: boolean): Generator<TarItem, void> {
   for (const { name, kind } of sortedEntries(dirFd)) {
     const path = joinBytes(directory, name);
     const fd = kind === 'directory' || kind === 'unknown' ? openIfThere(dirFd, name, OPEN_DIRECTORY) : null;
-    if (fd === null) {
-      yield { kind: 'name', path, dirFd, name, view: '' };
-      continue;
-    }
+    const file = refusesDevices && kind === 'file' ? openSeenFile(dirFd, name) : null;
     try {
-      yield { kind: 'directory', path, fd };
-      yield* walkDirectory(fd, path);
+      if (fd === null) {
+        yield { kind: 'name', path, dirFd, name, view: '', file };
+      } else {
+        yield { kind: 'directory', path, fd };
+        yield* walkDirectory(fd, path, refusesDevices);
+      }
     } finally {
-      close(fd);
+      if (fd !== null) close(fd);
+      if (file !== null) close(file.fd);
     }
   }
 }

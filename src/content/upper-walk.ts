@@ -12,8 +12,8 @@ import { overlayMount } from '../linux/overlay.js';
 import { tryStatAt, type FileStat } from '../linux/stat.js';
 import { getXattr } from '../linux/xattr.js';
 import type { RootAttributes } from './sink.js';
-import { openIfThere } from './tree-tar-writer.js';
-import { OPEN_DIRECTORY, openUncovered, sortedEntries } from './tree-tar.js';
+import { openIfThere, openSeenFile, type OpenFile } from './tree-tar-writer.js';
+import { OPEN_DIRECTORY, openToRead, sortedEntries, type ReadRoot } from './tree-tar.js';
 
 /** Where the parts of one overlay lie. */
 export interface UpperPlaces {
@@ -34,14 +34,22 @@ export interface UpperPlaces {
  * one directory in byte order (but 'hidden' ones last). `existed`: the lowers have something at the path, too; of a 'name'
  * that is looked up by walks that compare only.
  *  - 'directory', 'name': it is there. 'name' is of any kind but a directory, in the open directory `dirFd`; `view`
- *    tells inodes apart.
+ *    tells inodes apart; `file` is what {@link openSeenFile} has opened, in walks that do not compare.
  *  - 'whiteout': what the lowers have at the path is gone.
  *  - 'opaque': nothing shows of the directory that the lowers have at the path of the upper's.
  *  - 'hidden': the lowers have the path, in a directory of which nothing shows, and it is not there any more.
  */
 export type UpperItem =
   | { kind: 'directory'; path: ByteString; fd: number; existed: boolean }
-  | { kind: 'name'; path: ByteString; dirFd: number; name: ByteString; view: string; existed: boolean }
+  | {
+      kind: 'name';
+      path: ByteString;
+      dirFd: number;
+      name: ByteString;
+      view: string;
+      file: OpenFile | null;
+      existed: boolean;
+    }
   | { kind: 'whiteout' | 'opaque' | 'hidden'; path: ByteString };
 
 const ROOT = '' as ByteString;
@@ -67,7 +75,9 @@ export class UpperWalk {
   private readonly places: UpperPlaces;
   private readonly compares: boolean;
   private readonly most: number;
-  private merged: { fd: number; close(): void } | null = null;
+  /** What is seen as a file in the upper is opened at once. */
+  private opensUpper = false;
+  private merged: (ReadRoot & { close(): void }) | null = null;
   /** A directory has more than `most` names: not all of them came. */
   incomplete = false;
 
@@ -79,7 +89,9 @@ export class UpperWalk {
   }
 
   *items(): Generator<UpperItem, void> {
-    const upperFd = openat(AT_FDCWD, bytesOf(this.places.upper), OPEN_DIRECTORY);
+    const upper = this.openUpper();
+    const upperFd = upper.fd;
+    this.opensUpper = upper.refusesDevices;
     try {
       const lowerFd = openLowers(this.places);
       try {
@@ -94,13 +106,46 @@ export class UpperWalk {
     }
   }
 
+  /** A comparison opens no file, so that it can do without the clone of a mount. */
+  private openUpper(): ReadRoot {
+    const path = bytesOf(this.places.upper);
+    if (!this.compares) return openToRead(path, OPEN_DIRECTORY);
+    return { fd: openat(AT_FDCWD, path, OPEN_DIRECTORY), refusesDevices: false };
+  }
+
   /** What is in the directory, all below included. */
   private *content(frame: Frame): Generator<UpperItem, void> {
     const listed = frame.mergedFd ?? frame.upperFd;
     if (listed === null) throw new Error('a directory is in the upper or in the merged view');
     const entries = this.entries(listed);
-    for (const entry of entries) yield* this.child(frame, entry);
+    for (const entry of entries) {
+      const file = frame.mergedFd === null ? this.openFile(listed, entry) : null;
+      if (file === null) {
+        yield* this.child(frame, entry);
+        continue;
+      }
+      try {
+        const { name } = entry;
+        const path = joinBytes(frame.path, name);
+        yield { kind: 'name', path, dirFd: listed, name, view: 'upper', file, existed: false };
+      } finally {
+        close(file.fd);
+      }
+    }
     if (frame.hidesLower && frame.lowerFd !== null && this.compares) yield* this.hidden(frame, frame.lowerFd, entries);
+  }
+
+  /** A file of the upper that is no whiteout; null leaves it to a look at the name. */
+  private openFile(upperFd: number, { name, kind }: DirectoryEntry): OpenFile | null {
+    const file = this.opensUpper && kind === 'file' ? openSeenFile(upperFd, name) : null;
+    if (file === null || file.stat.size > 0) return file;
+    let marked = true;
+    try {
+      marked = getXattr(file.fd, WHITEOUT) !== null;
+    } finally {
+      if (marked) close(file.fd);
+    }
+    return marked ? null : file;
   }
 
   private entries(fd: number): DirectoryEntry[] {
@@ -126,13 +171,19 @@ export class UpperWalk {
     const lower = asks && frame.lowerFd !== null ? tryStatAt(frame.lowerFd, name) : null;
     const existed = lower !== null;
     if (isName) {
-      if (!whiteout) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', existed };
+      if (!whiteout) yield { kind: 'name', path, dirFd: upperFd, name, view: 'upper', file: null, existed };
       else if (existed && !frame.hidesLower) yield { kind: 'whiteout', path };
       else if (existed && this.compares) yield { kind: 'hidden', path };
     } else if (upper?.kind === 'directory' || (mergedFd !== null && isDirectory(kind, mergedFd, name))) {
       yield* this.directory(frame, name, path, lower);
     } else if (mergedFd !== null) {
-      yield { kind: 'name', path, dirFd: mergedFd, name, view: 'merged', existed };
+      const opens = !this.compares && this.merged?.refusesDevices === true && kind === 'file';
+      const file = opens ? openSeenFile(mergedFd, name) : null;
+      try {
+        yield { kind: 'name', path, dirFd: mergedFd, name, view: 'merged', file, existed };
+      } finally {
+        if (file !== null) close(file.fd);
+      }
     }
   }
 
@@ -227,10 +278,10 @@ function openLowers({ lowers, empty }: UpperPlaces): number {
   return overlayMount({ lowers: all, source: 'layerd-lowers', attributes: { readOnly: true } });
 }
 
-function openMergedRoot(places: UpperPlaces): { fd: number; close(): void } {
+function openMergedRoot(places: UpperPlaces): ReadRoot & { close(): void } {
   const opened = places.merged();
   try {
-    return { fd: openUncovered(bytesOf(opened.path)), close: () => opened.close() };
+    return { ...openToRead(bytesOf(opened.path)), close: () => opened.close() };
   } catch (thrown) {
     opened.close();
     throw thrown;

@@ -81,7 +81,7 @@ export function checksum(bytes: Buffer, at: number): number {
   // every byte of every archive's headers passes here: four at a time, in two lanes of 16 bits, which 512 bytes cannot fill
   let lanes = 0;
   for (let pos = 0; pos < BLOCK; pos += 4) {
-    const word = view.getUint32(pos, true);
+    const word = view.getInt32(pos, true);
     lanes = (lanes + (word & 0x00ff_00ff) + ((word >>> 8) & 0x00ff_00ff)) | 0;
   }
   let sum = (lanes & 0xffff) + (lanes >>> 16);

@@ -79,6 +79,8 @@ export function formatPaxTime(time: TarTime): string {
   if (time.nsec === 0) return String(time.sec);
   const negative = time.sec < 0;
   const sec = negative ? -(time.sec + 1) : time.sec;
-  const nsec = negative ? 1_000_000_000 - time.nsec : time.nsec;
-  return `${negative ? '-' : ''}${sec}.${String(nsec).padStart(9, '0').replace(/0+$/, '')}`;
+  let fraction = negative ? 1_000_000_000 - time.nsec : time.nsec;
+  let digits = 9;
+  for (; fraction % 10 === 0; digits--) fraction /= 10;
+  return `${negative ? '-' : ''}${sec}.${String(fraction).padStart(digits, '0')}`;
 }

@@ -1,6 +1,6 @@
 /** PAX extended headers: records of the form `LENGTH KEY=VALUE\n` (POSIX pax, "pax Extended Header"), as bytes. */
 import type { ByteString } from '../core/bytes.js';
-import { toBuffer } from '../core/bytes.js';
+import { fromBuffer } from '../core/bytes.js';
 import type { TarLimits, TarTime } from './entry.js';
 import { checkLimit, invalid } from './fault.js';
 import { parseDecimal, parsePaxTime } from './numbers.js';
@@ -165,22 +165,23 @@ function decodeBase64(text: string): Buffer {
 }
 
 /** The record of an extended attribute: SCHILY.xattr, but LIBARCHIVE.xattr where the name has a `=`, which would end the key. */
-export function xattrRecord(name: ByteString, value: Buffer): [key: string, value: Buffer] {
+export function xattrRecord(name: ByteString, value: Buffer): [key: string, value: ByteString] {
   checkXattrName(name);
-  if (!name.includes('=')) return [SCHILY_XATTR + name, value];
-  return [LIBARCHIVE_XATTR + encodePercent(name), Buffer.from(value.toString('base64').replace(/=+$/, ''), 'latin1')];
+  if (!name.includes('=')) return [SCHILY_XATTR + name, fromBuffer(value)];
+  return [LIBARCHIVE_XATTR + encodePercent(name), value.toString('base64').replace(/=+$/, '') as ByteString];
 }
 
 /** The body of an extended header with these records, sorted by key so that equal entries make equal bytes. */
-export function encodePax(records: ReadonlyMap<string, Buffer>): Buffer {
-  const keys = [...records.keys()].sort();
-  return Buffer.concat(keys.map((key) => encodeRecord(key, records.get(key) ?? Buffer.alloc(0))));
+export function encodePax(records: ReadonlyMap<string, ByteString>): ByteString {
+  let body = '';
+  for (const key of [...records.keys()].sort()) body += encodeRecord(key, records.get(key) ?? '');
+  return body as ByteString;
 }
 
-function encodeRecord(key: string, value: Buffer): Buffer {
+function encodeRecord(key: string, value: string): string {
   // the length counts its own digits
   const rest = key.length + value.length + 3;
   let length = rest + String(rest).length;
   length = rest + String(length).length;
-  return Buffer.concat([toBuffer(`${length} ${key}=` as ByteString), value, Buffer.from('\n')]);
+  return `${length} ${key}=${value}\n`;
 }

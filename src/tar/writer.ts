@@ -6,7 +6,7 @@ import { isUtf8 } from 'node:buffer';
 import type { ByteString } from '../core/bytes.js';
 import { displayBytes, toBuffer } from '../core/bytes.js';
 import { LayerdError } from '../core/errors.js';
-import type { TarEntry, TarEntryType } from './entry.js';
+import type { TarEntry, TarEntryType, TarTime } from './entry.js';
 import { BLOCK, padding } from './entry.js';
 import { TarFault, checkLimit, invalid, unsupported } from './fault.js';
 import { FIELD, checksum } from './header.js';
@@ -31,24 +31,65 @@ const FLAGS: Record<TarEntryType, string> = {
   fifo: '6',
 };
 
+const ZERO = 0x30;
+const SPACE = 0x20;
+
 /** What archive/tar and libarchive take of one PAX header. */
 const MAX_PAX_BYTES = 1024 * 1024;
 
 /**
- * The header blocks of an entry; payload and {@link padding} follow. Throws TAR_INVALID for a path or link target that
- * no reader would take, TAR_UNSUPPORTED for what the format cannot hold, TAR_LIMIT for xattrs beyond 1 MiB.
+ * The header blocks of one entry, worked out; payload and {@link padding} follow them. Throws TAR_INVALID for a path or
+ * link target that no reader would take, TAR_UNSUPPORTED for what the format cannot hold, TAR_LIMIT for xattrs beyond
+ * 1 MiB.
  */
-export function encodeEntry(entry: EntryToWrite): Buffer {
-  try {
-    return encode(entry);
-  } catch (thrown) {
-    if (!(thrown instanceof TarFault)) throw thrown;
-    const path = displayBytes(entry.path.slice(0, 1000) as ByteString);
-    throw new LayerdError(thrown.code, `cannot write ${path} into a tar: ${thrown.message}`, {
-      details: { ...thrown.details, path },
-      hint: 'Rename, remove or change the file, then try again.',
-    });
+export class EntryHeaders {
+  /** Bytes of all blocks. */
+  readonly length: number;
+  private readonly entry: EntryToWrite;
+  /** Null where the header block has a stand-in. */
+  private readonly split: SplitPath | null;
+  /** The body of the extended header; '' where none is needed. */
+  private readonly pax: ByteString;
+
+  constructor(entry: EntryToWrite) {
+    this.entry = entry;
+    try {
+      checkNames(entry);
+      this.split = isPlain(entry.path) ? splitPath(entry.path) : null;
+      this.pax = encodePax(recordsOf(entry, this.split === null));
+      checkLimit('bytes of its PAX header', this.pax.length, MAX_PAX_BYTES);
+    } catch (thrown) {
+      if (!(thrown instanceof TarFault)) throw thrown;
+      const path = displayBytes(entry.path.slice(0, 1000) as ByteString);
+      throw new LayerdError(thrown.code, `cannot write ${path} into a tar: ${thrown.message}`, {
+        details: { ...thrown.details, path },
+        hint: 'Rename, remove or change the file, then try again.',
+      });
+    }
+    const { length } = this.pax;
+    this.length = length === 0 ? BLOCK : BLOCK + length + padding(length) + BLOCK;
   }
+
+  /** Writes the {@link length} bytes; nothing is made for it, since a layer has many small files. */
+  writeTo(into: Buffer, at: number): void {
+    into.fill(0, at, at + this.length);
+    if (this.pax !== '') {
+      putPaxHeader(into, at, this.entry.path, this.pax.length);
+      putText(into, at + BLOCK, this.pax);
+    }
+    putHeader(into, at + this.length - BLOCK, this.entry, this.split);
+  }
+
+  bytes(): Buffer {
+    const bytes = Buffer.allocUnsafe(this.length);
+    this.writeTo(bytes, 0);
+    return bytes;
+  }
+}
+
+/** The header blocks of an entry as {@link EntryHeaders} has them, which also says what is thrown. */
+export function encodeEntry(entry: EntryToWrite): Buffer {
+  return new EntryHeaders(entry).bytes();
 }
 
 /** The two zero blocks behind the last entry. */
@@ -56,50 +97,46 @@ export function endOfArchive(): Buffer {
   return Buffer.alloc(2 * BLOCK);
 }
 
-function encode(entry: EntryToWrite): Buffer {
-  checkName('path', entry.path, entry.type === 'directory');
-  const isLink = entry.type === 'hardlink' || entry.type === 'symlink';
-  if (isLink) checkName('link target', entry.linkPath, true);
+type Records = Map<string, ByteString>;
+type FieldName = keyof typeof FIELD;
+type NumberField = 'mode' | 'uid' | 'gid' | 'size' | 'mtime' | 'devMajor' | 'devMinor';
+
+/** Checks all that the headers hold, and answers what does not fit the header block. */
+function recordsOf(entry: EntryToWrite, withPath: boolean): Records {
   const records: Records = new Map();
-  const header = Buffer.alloc(BLOCK);
-  putPath(header, entry.path, records);
-  if (isLink) putLinkPath(header, entry.linkPath, records);
+  if (withPath) addName('path', entry.path, records);
+  if (isLink(entry) && !fitsLinkName(entry.linkPath)) addName('linkpath', entry.linkPath, records);
   checkNumber('mode', entry.mode);
-  putOctal(header, 'mode', entry.mode % 0o10000);
-  putNumber(header, 'uid', entry.uid, records);
-  putNumber(header, 'gid', entry.gid, records);
-  putNumber(header, 'size', entry.type === 'file' ? entry.size : 0, records);
-  putTime(header, entry, records);
-  if (entry.type === 'char' || entry.type === 'block') putDevice(header, entry);
-  for (const [name, value] of entry.xattrs ?? []) records.set(...xattrRecord(name, value));
-  seal(header, FLAGS[entry.type]);
-  return records.size === 0 ? header : Buffer.concat([paxHeader(entry, records), header]);
+  addNumber('uid', entry.uid, records);
+  addNumber('gid', entry.gid, records);
+  addNumber('size', sizeOf(entry), records);
+  addTime(entry.mtime, records);
+  if (isDevice(entry)) checkDevice(entry);
+  if (entry.xattrs !== null) for (const [name, value] of entry.xattrs) records.set(...xattrRecord(name, value));
+  return records;
+}
+
+function isLink({ type }: EntryToWrite): boolean {
+  return type === 'hardlink' || type === 'symlink';
+}
+
+function isDevice({ type }: EntryToWrite): boolean {
+  return type === 'char' || type === 'block';
+}
+
+function sizeOf({ type, size }: EntryToWrite): number {
+  return type === 'file' ? size : 0;
+}
+
+function checkNames(entry: EntryToWrite): void {
+  checkName('path', entry.path, entry.type === 'directory');
+  if (isLink(entry)) checkName('link target', entry.linkPath, true);
 }
 
 function checkName(what: string, name: ByteString, mayEndInSlash: boolean): void {
   if (name === '') throw invalid(`its ${what} is empty`);
   if (name.includes('\0')) throw invalid(`its ${what} holds a NUL`);
   if (!mayEndInSlash && name.endsWith('/')) throw invalid(`its ${what} ends in a slash, which means a directory`);
-}
-
-type Records = Map<string, Buffer>;
-type FieldName = keyof typeof FIELD;
-
-function put(header: Buffer, name: FieldName, text: string): void {
-  header.write(text, FIELD[name][0], FIELD[name][1], 'latin1');
-}
-
-function putPath(header: Buffer, path: ByteString, records: Records): void {
-  const split = isPlain(path) ? splitPath(path) : null;
-  put(header, 'name', split?.name ?? standIn(path));
-  put(header, 'prefix', split?.prefix ?? '');
-  if (split === null) putName('path', path, records);
-}
-
-function putLinkPath(header: Buffer, linkPath: ByteString, records: Records): void {
-  const fits = isPlain(linkPath) && linkPath.length <= FIELD.linkName[1];
-  put(header, 'linkName', fits ? linkPath : standIn(linkPath));
-  if (!fits) putName('linkpath', linkPath, records);
 }
 
 /**
@@ -110,15 +147,23 @@ function isPlain(name: ByteString): boolean {
   return !/[\x80-\xff]/.test(name) || !isUtf8(toBuffer(name));
 }
 
-function putName(key: 'path' | 'linkpath', name: ByteString, records: Records): void {
-  const bytes = toBuffer(name);
-  records.set(key, bytes);
+function fitsLinkName(linkPath: ByteString): boolean {
+  return linkPath.length <= FIELD.linkName[1] && isPlain(linkPath);
+}
+
+function addName(key: 'path' | 'linkpath', name: ByteString, records: Records): void {
+  records.set(key, name);
   // libarchive complains about names that are not UTF-8 without it; archive/tar and GNU tar pass over it
-  if (!isUtf8(bytes)) records.set('hdrcharset', Buffer.from('BINARY'));
+  if (!isUtf8(toBuffer(name))) records.set('hdrcharset', 'BINARY' as ByteString);
+}
+
+interface SplitPath {
+  prefix: string;
+  name: string;
 }
 
 /** Divides a path at a slash between the fields prefix and name; null where it does not fit. */
-function splitPath(path: ByteString): { prefix: string; name: string } | null {
+function splitPath(path: ByteString): SplitPath | null {
   if (path.length <= FIELD.name[1]) return { prefix: '', name: path };
   // the last slash that leaves a name behind it and a prefix that fits
   const slash = path.lastIndexOf('/', Math.min(FIELD.prefix[1], path.length - 2));
@@ -127,17 +172,13 @@ function splitPath(path: ByteString): { prefix: string; name: string } | null {
 }
 
 /** What readers without PAX get for a name: its begin, in ASCII. */
-function standIn(name: ByteString): string {
+function standIn(name: string): string {
   return name.slice(0, FIELD.name[1]).replace(/[\x80-\xff]/g, '_');
 }
 
-/** The largest number that a field holds in octal with its NUL. */
-function largest(name: FieldName): number {
-  return 8 ** (FIELD[name][1] - 1) - 1;
-}
-
-function putOctal(header: Buffer, name: FieldName, value: number): void {
-  put(header, name, value.toString(8).padStart(FIELD[name][1] - 1, '0'));
+/** The largest number that a field of 8 or 12 bytes holds in octal with its NUL. */
+function largest(name: NumberField): number {
+  return FIELD[name][1] === 8 ? 0o7777777 : 0o77777777777;
 }
 
 function checkNumber(name: string, value: number): void {
@@ -145,51 +186,90 @@ function checkNumber(name: string, value: number): void {
   throw invalid(`its ${name} is not a number from 0 below 2^53: ${value}`, { found: value });
 }
 
-/** In the header if it fits there, else as a record. */
-function putNumber(header: Buffer, name: 'uid' | 'gid' | 'size', value: number, records: Records): void {
+function addNumber(name: 'uid' | 'gid' | 'size', value: number, records: Records): void {
   checkNumber(name, value);
-  const fits = value <= largest(name);
-  putOctal(header, name, fits ? value : 0);
-  if (!fits) records.set(name, Buffer.from(String(value)));
+  if (value > largest(name)) records.set(name, String(value) as ByteString);
 }
 
-function putTime(header: Buffer, { mtime }: EntryToWrite, records: Records): void {
+function addTime(mtime: TarTime, records: Records): void {
   const { sec, nsec } = mtime;
   if (!(Number.isSafeInteger(sec) && Number.isInteger(nsec) && nsec >= 0 && nsec < 1e9)) {
     throw invalid(`its mtime is not one: ${sec} s, ${nsec} ns`);
   }
-  const clamped = Math.min(Math.max(sec, 0), largest('mtime'));
-  putOctal(header, 'mtime', clamped);
-  if (nsec !== 0 || clamped !== sec) records.set('mtime', Buffer.from(formatPaxTime(mtime)));
+  if (nsec !== 0 || clampedTime(sec) !== sec) records.set('mtime', formatPaxTime(mtime) as ByteString);
 }
 
-function putDevice(header: Buffer, { devMajor, devMinor }: EntryToWrite): void {
+function clampedTime(sec: number): number {
+  return Math.min(Math.max(sec, 0), largest('mtime'));
+}
+
+function checkDevice({ devMajor, devMinor }: EntryToWrite): void {
   for (const [name, value] of [['devMajor', devMajor] as const, ['devMinor', devMinor] as const]) {
     checkNumber(name, value);
     if (value > largest(name)) throw unsupported(`its ${name} does not fit a tar header: ${value}`, { found: value });
-    putOctal(header, name, value);
   }
 }
 
-/** Adds what every header has. */
-function seal(header: Buffer, flag: string): void {
-  put(header, 'flag', flag);
-  put(header, 'magic', 'ustar\x0000');
-  put(header, 'checksum', `${checksum(header, 0).toString(8).padStart(6, '0')}\0 `);
+/** The header block, on zeros. */
+function putHeader(into: Buffer, at: number, entry: EntryToWrite, split: SplitPath | null): void {
+  putField(into, at, 'name', split?.name ?? standIn(entry.path));
+  if (split !== null) putField(into, at, 'prefix', split.prefix);
+  if (isLink(entry)) {
+    putField(into, at, 'linkName', fitsLinkName(entry.linkPath) ? entry.linkPath : standIn(entry.linkPath));
+  }
+  putNumbers(into, at, entry.mode % 0o10000, entry.uid, entry.gid, sizeOf(entry), clampedTime(entry.mtime.sec));
+  if (isDevice(entry)) {
+    putOctal(into, at, 'devMajor', entry.devMajor);
+    putOctal(into, at, 'devMinor', entry.devMinor);
+  }
+  seal(into, at, FLAGS[entry.type]);
 }
 
-/** The extended header: a block of its own with nothing of the machine in it, the records, padding. */
-function paxHeader(entry: EntryToWrite, records: Records): Buffer {
-  const body = encodePax(records);
-  checkLimit('bytes of its PAX header', body.length, MAX_PAX_BYTES);
-  const header = Buffer.alloc(BLOCK);
-  const base = entry.path.replace(/\/+$/, '').replace(/^.*\//s, '') as ByteString;
-  put(header, 'name', standIn(`PaxHeaders.0/${base}` as ByteString));
-  putOctal(header, 'mode', 0o644);
-  putOctal(header, 'uid', 0);
-  putOctal(header, 'gid', 0);
-  putOctal(header, 'size', body.length);
-  putOctal(header, 'mtime', 0);
-  seal(header, 'x');
-  return Buffer.concat([header, body, Buffer.alloc(padding(body.length))]);
+/** The header block of the extended header, on zeros: nothing of the machine in it. */
+function putPaxHeader(into: Buffer, at: number, path: ByteString, size: number): void {
+  let end = path.length;
+  while (end > 0 && path[end - 1] === '/') end--;
+  const base = path.slice(path.lastIndexOf('/', end - 1) + 1, end);
+  putField(into, at, 'name', standIn(`PaxHeaders.0/${base}`));
+  putNumbers(into, at, 0o644, 0, 0, size, 0);
+  seal(into, at, 'x');
+}
+
+function putNumbers(into: Buffer, at: number, mode: number, uid: number, gid: number, size: number, sec: number): void {
+  putOctal(into, at, 'mode', mode);
+  putOctal(into, at, 'uid', uid);
+  putOctal(into, at, 'gid', gid);
+  putOctal(into, at, 'size', size);
+  putOctal(into, at, 'mtime', sec);
+}
+
+/** Adds what every header has. */
+function seal(into: Buffer, at: number, flag: string): void {
+  putField(into, at, 'flag', flag);
+  putField(into, at, 'magic', 'ustar\x0000');
+  const field = at + FIELD.checksum[0];
+  // six digits, a NUL, a space
+  putDigits(into, field, 6, checksum(into, at));
+  into[field + 7] = SPACE;
+}
+
+/** A number that the field holds, else 0: a record has it. */
+function putOctal(into: Buffer, at: number, name: NumberField, value: number): void {
+  const field = FIELD[name];
+  putDigits(into, at + field[0], field[1] - 1, value > largest(name) ? 0 : value);
+}
+
+function putDigits(into: Buffer, at: number, digits: number, value: number): void {
+  let pos = at + digits - 1;
+  let rest = value;
+  for (; rest > 0xffff_ffff; rest = Math.floor(rest / 8)) into[pos--] = ZERO + (rest % 8);
+  for (; pos >= at; rest >>>= 3) into[pos--] = ZERO + (rest & 7);
+}
+
+function putField(into: Buffer, at: number, name: FieldName, text: string): void {
+  putText(into, at + FIELD[name][0], text);
+}
+
+function putText(into: Buffer, at: number, text: string): void {
+  for (let i = 0; i < text.length; i++) into[at + i] = text.charCodeAt(i);
 }

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { bytesOf, type ByteString } from '../../src/core/bytes.js';
 import { LayerdError } from '../../src/core/errors.js';
 import type { TarEntry, TarEntryType } from '../../src/tar/entry.js';
-import { encodeEntry, endOfArchive, padding, type EntryToWrite } from '../../src/tar/writer.js';
+import { encodeEntry, endOfArchive, EntryHeaders, padding, type EntryToWrite } from '../../src/tar/writer.js';
 import { END, entryToWrite, latin1, only, scan } from './tar-kit.js';
 
 const TYPES: TarEntryType[] = ['file', 'hardlink', 'symlink', 'char', 'block', 'directory', 'fifo'];
@@ -121,6 +121,19 @@ describe('what the writer writes', () => {
     ];
     const one = encodeEntry(entryToWrite({ xattrs: new Map(xattrs) }));
     expect(one.equals(encodeEntry(entryToWrite({ xattrs: new Map(xattrs.toReversed()) })))).toBe(true);
+  });
+
+  it('is the same wherever it is written, and touches nothing beside it', () => {
+    fc.assert(
+      fc.property(entry, fc.nat(1000), (given, at) => {
+        const headers = new EntryHeaders(given);
+        const into = Buffer.alloc(at + headers.length + 10, 0xee);
+        headers.writeTo(into, at);
+        const around = Buffer.alloc(into.length, 0xee);
+        encodeEntry(given).copy(around, at);
+        expect(into.equals(around)).toBe(true);
+      }),
+    );
   });
 
   it('ends in two blocks of zeros, and pads to blocks', () => {

@@ -7,14 +7,17 @@ import {
   openSync,
   readdirSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import type { ByteString } from '../../src/core/bytes.js';
-import { sortedEntries, tarOfTree } from '../../src/content/tree-tar.js';
+import { bytesOf, type ByteString } from '../../src/core/bytes.js';
+import { openSeenFile } from '../../src/content/tree-tar-writer.js';
+import { openToRead, sortedEntries, tarOfTree } from '../../src/content/tree-tar.js';
+import { close, openat } from '../../src/linux/files.js';
 import { TarScanner } from '../../src/tar/scanner.js';
 import type { TarEntry } from '../../src/tar/entry.js';
 import { treeOfTar } from '../model/tree.js';
@@ -66,6 +69,15 @@ async function whileReading(root: string, change: () => void): Promise<Buffer> {
     if (chunks.length === 1) change();
   }
   return Buffer.concat(chunks);
+}
+
+function errnoOf(open: () => void): string {
+  try {
+    open();
+  } catch (thrown) {
+    return (thrown as NodeJS.ErrnoException).code ?? String(thrown);
+  }
+  return 'opened';
 }
 
 function openDescriptors(): number {
@@ -129,6 +141,12 @@ describeWith('the tar of a tree', [needsRoot(), needsProgram('python3'), needsPr
     expect(openDescriptors()).toBe(before);
   });
 
+  it('leaves times of access as they are', async () => {
+    const root = tree('echo x > f; touch -a -d @5 f');
+    await gathered(tarOfTree(root));
+    expect(statSync(join(root, 'f')).atimeMs).toBe(5000);
+  });
+
   it('works without the right to clone a mount', async () => {
     const root = tree('echo x > f');
     const script = `
@@ -138,6 +156,39 @@ describeWith('the tar of a tree', [needsRoot(), needsProgram('python3'), needsPr
     const node = [process.execPath, '--input-type=module', '-e', script, root];
     const tar = execFileSync('setpriv', ['--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin', ...node]);
     expect(paths(tar)).toEqual(['./', 'f']);
+  });
+});
+
+describeWith('a name that was seen as a file', [needsRoot(), needsProgram('python3')], () => {
+  /** What the kernel says to an open of the name, and what openSeenFile() makes of it. */
+  function opened(root: string, name: string): string {
+    const { fd, refusesDevices } = openToRead(bytesOf(root));
+    try {
+      expect(refusesDevices).toBe(true);
+      const file = openSeenFile(fd, bytesOf(name));
+      if (file !== null) close(file.fd);
+      return file === null ? errnoOf(() => close(openat(fd, bytesOf(name), SEEN))) : `${file.stat.size} bytes`;
+    } finally {
+      close(fd);
+    }
+  }
+
+  const SEEN = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
+  it.each([
+    ['is opened', 'echo x > f', '2 bytes'],
+    ['is gone', 'true', 'ENOENT'],
+    ['has become a device of characters', 'mknod f c 1 3', 'EACCES'],
+    ['has become a device of blocks', 'mknod f b 7 0', 'EACCES'],
+    ['has become a link', 'echo x > g; ln -s g f', 'ELOOP'],
+    ['has become a socket', 'python3 -c \'import socket; socket.socket(socket.AF_UNIX).bind("f")\'', 'ENXIO'],
+    ['has become a FIFO that nobody writes to', 'mkfifo f', 'opened'],
+    ['has become a directory', 'mkdir f', 'opened'],
+  ])('%s', (_, script, expected) => {
+    const root = tree(script);
+    const before = openDescriptors();
+    expect(opened(root, 'f')).toBe(expected);
+    expect(openDescriptors()).toBe(before);
   });
 });
 
@@ -207,13 +258,14 @@ describeWith('the tar of a tree that changes meanwhile', [needsRoot()], () => {
 /** Changes the 200 names of `d` in every way that a name can change. */
 const STORM = `
   i=$((RANDOM % 200 + 1)); rm -rf d/$i
-  case $((RANDOM % 6)) in
+  case $((RANDOM % 7)) in
     0) head -c $((RANDOM * 30)) /dev/zero > d/$i ;;
     1) mkdir -p d/$i/x; echo x > d/$i/x/f ;;
     2) ln -sfn /etc d/$i ;;
     3) mkfifo d/$i ;;
     4) ln d/1 d/$i ;;
     5) mv d/$((RANDOM % 200 + 1)) d/$i ;;
+    6) mknod d/$i c 1 3 ;;
   esac
   truncate -s $((RANDOM * 20)) d/$((RANDOM % 200 + 1))
 `;

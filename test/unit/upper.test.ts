@@ -296,6 +296,7 @@ describeWith('an upper', TOOLS, () => {
     const { upper } = subject.places;
     shell(upper, 'rm etc/one; touch etc/one; setfattr -n trusted.overlay.whiteout etc/one; touch etc/empty');
     expect(await subject.changeLines()).toEqual(['C /etc', 'A /etc/empty', 'D /etc/one', 'C /etc/two']);
+    expect(pathsOf(await subject.diff())).toEqual(['etc/', 'etc/empty', 'etc/.wh.one', 'etc/two']);
   });
 
   it('takes nothing for a mark that a user could have set', async () => {
