@@ -1,5 +1,5 @@
 /**
- * A container's cycle by bare system calls, as a worker thread: directories, an overlay over six lowers, one write, unmount,
+ * A container's cycle by bare system calls, as a worker thread: directories, an overlay over some lowers, one write, unmount,
  * and all of it gone. No row, no sync but the one that unmounting an overlay is. `start` begins it; the answer is its
  * milliseconds.
  */

@@ -26,6 +26,8 @@ type ContainerScale = Pick<Scale, 'runs' | 'cycles' | 'clients'>;
 interface Runtime {
   name: string;
   prepare(key: string): Promise<void>;
+  /** A call that changes nothing and waits for no disk. */
+  stat(key: string): Promise<void>;
   mount(key: string): Promise<string>;
   unmount(key: string): Promise<void>;
   remove(key: string): Promise<void>;
@@ -51,7 +53,10 @@ export async function compareContainers(
             process.stderr.write(`containers, ${clients} client(s) …\n`);
             for (const runtime of runtimes) await measureRuntime(runtime, image.name, clients, scale, figures);
             if (deep.name !== image.name) await measureRuntime(many, deep.name, clients, scale, figures);
-            await bareCycles(join(home, mkdirIn(home, 'b')), image.name, clients, scale, figures);
+            for (const { name, layers } of deep.name === image.name ? [image] : [image, deep]) {
+              const subject = { name, depth: layers.length };
+              await bareCycles(join(home, mkdirIn(home, 'b')), subject, clients, scale, figures);
+            }
           }
         }
       };
@@ -79,8 +84,9 @@ async function measureRuntime(
   { cycles }: ContainerScale,
   figures: Figures,
 ): Promise<void> {
-  const steps: Record<'prepare' | 'mount' | 'unmount' | 'remove', number[]> = {
+  const steps: Record<'prepare' | 'stat' | 'mount' | 'unmount' | 'remove', number[]> = {
     prepare: [],
+    stat: [],
     mount: [],
     unmount: [],
     remove: [],
@@ -90,6 +96,10 @@ async function measureRuntime(
     steps.prepare.push(await timed(() => runtime.prepare(key)));
     await runtime.remove(key);
   });
+  const looked = `s${clients}-${performance.now()}`;
+  await runtime.prepare(looked);
+  await concurrently(clients, cycles, async () => void steps.stat.push(await timed(() => runtime.stat(looked))));
+  await runtime.remove(looked);
   const rate = (all: number): number => cycles / (all / 1000);
   figures.add(`prepare and remove, ${clients} client(s)`, runtime.name, image, 'per second', rate(pairs.all));
   const before = process.cpuUsage();
@@ -122,6 +132,7 @@ async function layerdRuntime(name: string, client: LayerdClient, image: Fixture)
   return {
     name,
     prepare: async (key) => void (await client.createContainer(imageId, { name: key })),
+    stat: async (key) => void (await client.container(key)),
     mount: async (key) => (await client.mount(key)).path,
     unmount: async (key) => void (await client.unmount(key)),
     remove: async (key) => void (await client.removeContainer(key)),
@@ -170,6 +181,7 @@ function grpcRuntime(
   return {
     name,
     prepare: async (key) => void mounts.set(key, await client.prepare(key, parent)),
+    stat: (key) => client.stat(key),
     mount: async (key) => {
       const path = join(mountPoints, key);
       mkdirSync(path);
@@ -230,15 +242,15 @@ function settle(
   else resolve();
 }
 
-/** As many threads as there are clients, each with its share of the cycles. */
+/** As many threads as there are clients, each with its share of the cycles; over as many lowers as an image has layers. */
 async function bareCycles(
   home: string,
-  image: string,
+  { name: image, depth }: { name: string; depth: number },
   clients: number,
   { cycles }: ContainerScale,
   figures: Figures,
 ): Promise<void> {
-  const lowers = Array.from({ length: 6 }, (_, index) => join(home, `lower${index}`));
+  const lowers = Array.from({ length: depth }, (_, index) => join(home, `l${index}`));
   for (const lower of lowers) mkdirSync(lower);
   const threads = Array.from({ length: clients }, (_, index) => {
     const own = join(home, `client${index}`);

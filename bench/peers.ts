@@ -40,7 +40,7 @@ async function request(work: () => Promise<unknown>): Promise<Imported> {
 }
 
 export function contenders(drivers: readonly string[]): Contender[] {
-  return [...drivers.map(layerd), containerd, dockerd, skopeo, umoci, extraction, bareWork];
+  return [...drivers.map(layerd), containerd, dockerd, skopeo, umoci, extraction, durableExtraction, bareWork];
 }
 
 export function archive(image: Fixture, form: Form): string {
@@ -174,6 +174,15 @@ const extraction: Contender = {
   forms: ['gzip', 'plain'],
   programs: ['bash', 'igzip', 'tar'],
   import: extractLayers,
+};
+
+const durableExtraction: Contender = {
+  ...extraction,
+  name: 'floor: tar -x, sync',
+  import: async (image, form, home) => {
+    const { ms } = await extractLayers(image, form, home);
+    return { ms: ms + (await timed(() => run('sync', ['--file-system', home]))) };
+  },
 };
 
 /** Each layer into a directory of its own below `home`, as it is: whiteouts are files. */
