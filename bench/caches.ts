@@ -7,7 +7,7 @@ const MODULES = 'json, ssl, asyncio, argparse, decimal, email, http.client, logg
 
 /** Programs of the fixtures that a container might start. */
 export const START_PROGRAMS = [
-  { name: 'node', path: 'usr/local/bin/node', args: ['node', '-e', '0'] },
+  { name: 'node', path: 'usr/bin/node', args: ['node', '-e', '0'] },
   { name: 'busybox', path: 'bin/busybox', args: ['/bin/busybox', 'true'] },
   { name: 'python', path: 'usr/bin/python3', args: ['python3', '-c', `import ${MODULES}`] },
 ] as const;
