@@ -108,7 +108,7 @@ function* imports(found: Findings): Generator<Verdict> {
       const unpacked = found.of(scenario, KEEPS_NO_LAYERS, fixture);
       if (erofs !== null && unpacked !== null) {
         const what = `erofs: ${fixture}, ${form}, times ${KEEPS_NO_LAYERS}, which keeps no layers`;
-        yield { goal: '1', what, asked: '', found: shown(unpacked / erofs), met: null };
+        yield beside('1', what, unpacked / erofs);
       }
       const floor = found.of(scenario, IMPORT_FLOOR, fixture);
       if (erofs !== null && floor !== null) {
@@ -135,7 +135,7 @@ function* durableExtraction(found: Findings, fixture: string, form: string): Gen
   const [peer, tar] = [found.fastestPeer(scenario, fixture), found.of(scenario, DURABLE_EXTRACTION, fixture)];
   if (peer === null || tar === null) return;
   const what = `${DURABLE_EXTRACTION.replace('floor: ', '')}: ${fixture}, ${form}, times ${peer.by}`;
-  yield { goal: '2', what, asked: '', found: shown(peer.ms / tar), met: null };
+  yield beside('2', what, peer.ms / tar);
 }
 
 function* extraction(found: Findings, fixture: string, form: string): Generator<Verdict> {
@@ -197,21 +197,14 @@ function* callsAlone(
     what,
   }: { theirs: number | null; bare: number | null; calls: number; what: (text: string) => string },
 ): Generator<Verdict> {
-  const beside = (text: string, value: number): Verdict => ({
-    goal: '4',
-    what: what(text),
-    asked: '',
-    found: shown(value),
-    met: null,
-  });
-  if (theirs !== null)
-    yield beside('two calls that do nothing, times containerd’s prepare and remove', 1000 / theirs / (2 * statMs));
+  if (theirs !== null) {
+    const text = what('two calls that do nothing, times containerd’s prepare and remove');
+    yield beside('4', text, 1000 / theirs / (2 * statMs));
+  }
   if (bare !== null) {
     const bareMs = 1000 / bare;
-    yield beside(
-      `bare system calls and ${calls} calls that do nothing, of bare system calls`,
-      bareMs / (bareMs + calls * statMs),
-    );
+    const text = what(`bare system calls and ${calls} calls that do nothing, of bare system calls`);
+    yield beside('4', text, bareMs / (bareMs + calls * statMs));
   }
 }
 
@@ -286,4 +279,9 @@ function least(goal: string, what: string, asked: number, value: number): Verdic
 
 function most(goal: string, what: string, asked: number, value: number): Verdict {
   return { goal, what, asked: `≤ ${shown(asked)}`, found: shown(value), met: value <= asked };
+}
+
+/** A figure of which nothing is asked. */
+function beside(goal: string, what: string, value: number): Verdict {
+  return { goal, what, asked: '', found: shown(value), met: null };
 }

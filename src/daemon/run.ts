@@ -29,10 +29,10 @@ export async function runDaemon(load: () => Configuration): Promise<number> {
   let daemon: Daemon;
   try {
     daemon = await Daemon.start(configuration, log);
-    collectWhileResting();
   } catch (thrown) {
     return failed(thrown, 'cannot start');
   }
+  collectWhileResting();
   try {
     await untilStopped(daemon, load, opened, signals);
   } catch (thrown) {

@@ -2,7 +2,10 @@
 import type { EngineConfig } from '../core/engine-config.js';
 import type { WorkerPool } from './pool.js';
 
-/** One load often follows another; a stream, or what was removed, not so soon. Streams wait for their readers, so one thread has many of them. */
+/**
+ * Streams wait for their readers, so one thread has many of them. One load often follows another; a stream, or a sweep, does
+ * not follow so soon.
+ */
 export function laneSizes({ workers, registry }: EngineConfig): ConstructorParameters<typeof WorkerPool>[1] {
   // a thread more than there are processors would only have to warm up, too
   const fetching = Math.min(registry.transfers, workers.bulk);
